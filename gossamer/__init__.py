@@ -1,0 +1,69 @@
+"""gossamer makes pretrained language models smaller and faster: measured, and reloaded with plain `from_pretrained`.
+
+The public names are imported when they are first used.  The one thing that `import gossamer` itself does is to make
+transformers know gossamer's artefacts, as soon as transformers is there.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Job": "train", "Train": "train", "also": "train", "compress": "train", "then": "train",
+    "parse": "recipe", "read": "data", "save": "artefact", "load_model": "artefact",
+    "load": "engines", "measure": "measure", "methods": "recipe",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"gossamer.{_PUBLIC[name]}"), name)
+    if name[:1].isupper():
+        found = importlib.import_module("gossamer.recipe").methods()
+        if name in found:
+            return found[name]
+    raise AttributeError(f"module 'gossamer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *_PUBLIC))
+
+
+class _AtTransformers(importlib.abc.MetaPathFinder):
+    """Registers gossamer's artefacts when transformers' Auto classes are first imported, and goes away."""
+
+    awaited = "transformers.models.auto.modeling_auto"
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.awaited:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def then_register(module: ModuleType) -> None:
+                load(module)
+                sys.modules[fullname] = module
+                from gossamer.runtime.revive import register
+
+                register()
+
+            spec.loader.exec_module = then_register  # type: ignore[method-assign]
+        return spec
+
+
+if _AtTransformers.awaited in sys.modules:
+    from gossamer.runtime.revive import register as _register
+
+    _register()
+else:
+    sys.meta_path.insert(0, _AtTransformers())

@@ -1,0 +1,237 @@
+"""The command line: `gossamer demo`, `compress`, `measure`, `predict`, `methods`, `env`.
+
+Each command is the Python function of the same name with files and a table around it; how it speaks is in `terminal`.
+What is heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gossamer import __version__
+from gossamer.environment import environment
+from gossamer.terminal import Spoken, free, print_json, progress, quiet, writing
+
+WINDOW = 32  # batches that predict reads ahead: what it may sort by length, and all that it holds in memory
+
+app = typer.Typer(
+    name="gossamer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the `gossamer` command."""
+    quiet()
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gossamer {__version__}")
+        raise typer.Exit
+
+
+Data = Annotated[str, typer.Option(help="csv, tsv, jsonl or parquet file, folder, hub id, or rotten-tomatoes.")]
+Text = Annotated[str, typer.Option("--text", help="Column of the text.")]
+Pair = Annotated[str, typer.Option("--pair", help="Column of the second text.")]
+Label = Annotated[str, typer.Option("--label", help="Column of the label.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (anywhere on the line).")] = False,
+) -> None:
+    """Make a transformer smaller and faster, and show what it cost."""
+
+
+@app.command(cls=Spoken)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything: minutes, and a worse result.")] = False,
+) -> None:
+    """Fine-tune, compress and measure a real model on real text, without a model hub."""
+    from gossamer.demo import run
+
+    _show(run(out, quick=quick))
+    print(f"results: {out}")
+
+
+@app.command(cls=Spoken)
+def compress(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, artefact or hub id.")],
+    data: Data,
+    recipe: Annotated[str, typer.Option(help='What to do, as in "then(CoFi(0.6), Int8())".')],
+    out: Annotated[Path, typer.Option(help="Folder for the artefact: new, or empty.")],
+    teacher: Annotated[str | None, typer.Option(metavar="MODEL", help="Whom to learn from; default: MODEL.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="No stage takes more steps than this.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")] = False,
+    as_json: Json = False,
+    text: Text = "text",
+    pair: Pair = "text_pair",
+    label: Label = "label",
+    autocast: Annotated[bool | None, typer.Option(help="Train in bf16; default: where it is faster.")] = None,
+    report_to: Annotated[str | None, typer.Option(metavar="NAME", help="A tracker, as transformers names it.")] = None,
+) -> None:
+    """Compress MODEL by a recipe; fine-tune it first where it has no head for the task."""
+    from gossamer.recipe import parse
+
+    method = parse(recipe)  # first, since it may be wrong and costs nothing
+    free(out, resume)
+    from gossamer.train import compress as run
+
+    result = run(
+        model,
+        method,
+        data=data,
+        out=out,
+        teacher=teacher,
+        seed=seed,
+        max_steps=max_steps,
+        resume=resume,
+        dry_run=dry_run,
+        text=text,
+        pair=pair,
+        label=label,
+        autocast="auto" if autocast is None else autocast,
+        report_to=report_to,
+    )
+    if as_json:
+        print_json(result)
+    elif dry_run:
+        _plan(result)
+    else:
+        _show(result)
+        print(f"artefact: {out}")
+
+
+@app.command(cls=Spoken)
+def measure(
+    artefacts: Annotated[list[str], typer.Argument(metavar="ARTEFACT...", help="Folders to measure in one run.")],
+    data: Data,
+    baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="What to compare with.")] = None,
+    file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the report; - is stdout.")] = None,
+    force: Force = False,
+    text: Text = "text",
+    pair: Pair = "text_pair",
+    label: Label = "label",
+) -> None:
+    """Measure artefacts and a baseline together: quality, size, speed, loyalty."""
+    from gossamer.measure import measure as run
+
+    with writing(file, force) if file else nullcontext() as stream:
+        with progress() as bar:
+            report = run(artefacts, data=data, baseline=baseline, text=text, pair=pair, label=label, progress=bar)
+        if stream is not None:
+            print_json(report, stream)
+    if file != "-":
+        _show(report)
+
+
+@app.command(cls=Spoken)
+def predict(
+    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="Folder that compress wrote.")],
+    source: Annotated[str, typer.Option("--input", metavar="FILE", help="Lines of text, csv or jsonl.")] = "-",
+    output: Annotated[str, typer.Option("--output", metavar="FILE", help="Where the jsonl goes.")] = "-",
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    echo: Annotated[bool, typer.Option("--echo", help="Repeat the text in each answer.")] = False,
+    force: Force = False,
+) -> None:
+    """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}."""
+    from gossamer.data import lines
+    from gossamer.engines import load
+
+    with writing(output, force) as stream:
+        given, answer = lines(source), load(artefact)
+        typed = source == "-" and sys.stdin.isatty()
+        if typed:
+            print("reading texts from the terminal, one a line; Ctrl-D ends", file=sys.stderr)
+        for window in _windows(given, 1 if typed else WINDOW * batch_size):
+            for alone, rows in groupby(window, key=lambda row: row[1] is None):
+                texts, pairs = map(list, zip(*rows, strict=True))
+                answers = answer(texts, None if alone else pairs, batch_size=batch_size)
+                for text, pair, said in zip(texts, pairs, answers, strict=True):
+                    asked = {"text": text} | ({} if alone else {"text_pair": pair}) if echo else {}
+                    print(json.dumps(asked | said, ensure_ascii=False), file=stream)
+            stream.flush()  # a filter's answers go on at once
+
+
+@app.command(cls=Spoken)
+def methods(as_json: Json = False) -> None:
+    """List every method: name, paper, rows it covers, fields with defaults and ranges."""
+    from gossamer.recipe import describe
+    from gossamer.recipe import methods as known
+
+    found = [describe(cls) for cls in known().values()]
+    if as_json:
+        print_json(found)
+        return
+    for one in sorted(found, key=lambda one: (one["family"], one["name"])):
+        print(f"{one['name']}  ({one['family']}, {one['year']})  {one['paper']}")
+        print(f"    rows: {', '.join(one['rows'])}")
+        for field in one["fields"]:
+            print(f"    {field['name']}: {field['type']} = {field['default']!r}{_range(field)}")
+
+
+@app.command(cls=Spoken)
+def env(as_json: Json = False) -> None:
+    """Show versions and hardware, as every report has them."""
+    found = environment()
+    if as_json:
+        print_json(found)
+        return
+    for title, facts in found.items():
+        for name, fact in facts.items():
+            print(f"{title:9} {name:13} {', '.join(fact) or 'none' if isinstance(fact, list) else fact}")
+
+
+def _windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while window := list(islice(rest, size)):
+        yield window
+
+
+def _show(report: dict[str, Any]) -> None:
+    from gossamer.report import table
+
+    Console().print(table(report))
+
+
+def _plan(plan: dict[str, Any]) -> None:
+    """The stages as a table, a row each, and below it whatever else the plan says."""
+    stages = plan.get("stages", [])
+    columns = list(dict.fromkeys(key for stage in stages for key in stage))
+    table = Table(*columns)
+    for stage in stages:
+        table.add_row(*(str(stage.get(column, "")) for column in columns))
+    Console().print(table)
+    for key, value in plan.items():
+        if key != "stages":
+            print(f"{key}: {value}")
+
+
+def _range(field: dict[str, Any]) -> str:
+    if field["range"]:
+        return "  ({} to {})".format(*field["range"])
+    literal = field["type"].startswith("'")  # says its choices already
+    return f"  (one of {', '.join(map(repr, field['choices']))})" if field["choices"] and not literal else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What this machine is and which versions are on it: for `gossamer env` and for every report.
+
+Nothing here imports a package to learn its version, and nothing that names a user or a host is read.
+"""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gossamer import __version__
+
+PACKAGES = (
+    *("torch", "transformers", "accelerate"),
+    *("tokenizers", "safetensors", "numpy", "onnxruntime", "onnx"),
+)
+EXTRAS = {  # what to install for a package that is not there
+    "torch": "compress",
+    "transformers": "compress",
+    "accelerate": "compress",
+    "onnxruntime": "onnxruntime",
+    "onnx": "export",
+    "onnxscript": "export",
+    "pyarrow": "parquet",
+    "datasets": "hub",
+}
+INSTRUCTIONS = (  # those that int8 and bf16 kernels live on, as /proc/cpuinfo spells them
+    *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimddp", "i8mm", "bf16"),
+)
+
+
+def installed(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Python, the operating system and each of `PACKAGES` that is installed."""
+    here = f"{platform.system()} {platform.machine()}"
+    found = {"gossamer": __version__, "python": platform.python_version(), "system": here}
+    return found | {package: has for package in PACKAGES if (has := installed(package))}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, its instructions that matter here, cores this process may use, memory in GiB, accelerators."""
+    info = _processor()
+    flags = info.get("flags", info.get("Features", "")).split()
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "instructions": [one for one in INSTRUCTIONS if one in flags],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": _memory(),
+        "accelerators": _accelerators(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware, the thread settings in force, and which extras are missing: {} where nothing is."""
+    missing = {package: install(package) for package in EXTRAS if installed(package) is None}
+    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
+    return {"versions": versions(), "hardware": hardware(), "threads": threads, "missing": missing}
+
+
+def install(package: str) -> str:
+    """What to type to have `package`."""
+    extra = EXTRAS.get(package)
+    return f'pip install "gossamer[{extra}]"' if extra else f"pip install {package}"
+
+
+def _processor() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo, {} where there is no such file."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0]
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return None
+
+
+def _accelerators() -> list[str]:
+    """Names of the accelerators: from torch where it is imported already, else from the driver's own files."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return [str(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text(errors="replace").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names

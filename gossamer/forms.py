@@ -1,0 +1,204 @@
+"""Forms: how a weight is written down.  W = form(free parameters).
+
+A form is attached before training, trained through, and settled afterwards.  It works on any tensor of any module
+(torch.nn.utils.parametrize): a Linear, a Conv1D, an Embedding, ``nn.LSTM.weight_ih_l0``.  Several forms on one weight
+compose in the order in which they were attached.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gossamer.runtime.modules import (
+    AttentionRounding,
+    InputRounding,
+    IntEmbedding,
+    IntLinear,
+    TernaryEmbedding,
+    TernaryLinear,
+    pack,
+    straight_through,
+)
+
+
+class Form(nn.Module):
+    """W -> W, differentiable (straight through where it must be)."""
+
+    def settle(self, module: nn.Module, soft: Tensor) -> nn.Module:
+        """The module to ship for `module`, which by now holds the formed weight; `soft` is what the form was given."""
+        return module
+
+
+class Rounded(Form):
+    """Symmetric uniform quantization, one scale per row (Jacob et al., CVPR 2018): s = max|w| / (2^(bits-1) - 1)."""
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        self.bits, self.top = bits, 2 ** (bits - 1) - 1
+
+    def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, ...) -> integers of the same shape, scales of shape (rows, 1, ...)."""
+        rest = tuple(range(1, w.ndim))
+        scale = w.detach().abs().amax(rest, keepdim=True).clamp_min(1e-8) / self.top
+        return (w / scale).round().clamp(-self.top, self.top), scale
+
+    def forward(self, w: Tensor) -> Tensor:
+        """The nearest weight on the grid, with the gradient of the free one."""
+        codes, scale = self.codes(w)
+        return straight_through(codes * scale, w)
+
+    def settle(self, module: nn.Module, soft: Tensor) -> nn.Module:
+        """Eight-bit integers for linear layers and tables; other modules keep the rounded numbers."""
+        if type(module) is nn.Linear:
+            return IntLinear.of(module, *self.codes(soft))
+        if type(module) is nn.Embedding:
+            return IntEmbedding.of(module, *self.codes(soft))
+        return module
+
+
+class Ternary(Form):
+    """{-a, 0, +a} (Li et al., 2016; loss-aware: Hou & Kwok, ICLR 2018).
+
+    rule "twn": cut = 0.7 mean|w|, a = mean|w| over |w| > cut, the closed-form approximation.
+    rule "exact": the cut that minimises |w - a b|^2, found by sorting.
+    rule "lat": minimises sum sqrt(v) (w - a b)^2 with v the curvature (Adam's second moment; call `look`), by
+    alternating a = <b, sqrt(v) w> / <b, sqrt(v) b> and b = round(clip(w / a, -1, 1)).
+    rowwise: one a per row (embeddings), else one for the whole tensor.
+    """
+
+    rounds = 10  # of the alternation; it mostly ends earlier
+
+    def __init__(self, rule: str = "twn", rowwise: bool = False) -> None:
+        super().__init__()
+        assert rule in ("twn", "exact", "lat"), rule
+        self.rule, self.rowwise = rule, rowwise
+        self.curvature: Tensor | None
+        self.register_buffer("curvature", None)
+
+    def look(self, second_moment: Tensor) -> None:
+        """Remember Adam's second moment of the free weight, of the weight's shape."""
+        self.register_buffer("curvature", second_moment.detach().clone())
+
+    def codes(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, n) -> codes in {-1, 0, 1}, scale (rows, 1) if rowwise else (1, 1).  A row of zeros stays zero."""
+        flat = w.detach().float().flatten(1) if self.rowwise else w.detach().float().reshape(1, -1)
+        size = flat.abs()
+        if self.rule == "exact":
+            ordered = size.sort(1, descending=True).values
+            gain = ordered.cumsum(1).square() / torch.arange(1, flat.shape[1] + 1, device=w.device)
+            cut = ordered.gather(1, gain.argmax(1, keepdim=True)) * (1 - 1e-7)
+        else:
+            cut = 0.7 * size.mean(1, keepdim=True)
+        keep = (size > cut).float()
+        codes, scale = flat.sign() * keep, (size * keep).sum(1, keepdim=True) / keep.sum(1, keepdim=True).clamp_min(1)
+        if self.rule == "lat" and self.curvature is not None:
+            codes, scale = self._loss_aware(flat, self.curvature.view_as(flat).sqrt() + 1e-12, codes)
+        return codes.view_as(w), scale
+
+    def _loss_aware(self, w: Tensor, weight: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        scale = torch.ones_like(w[:, :1])
+        for _ in range(self.rounds):
+            scale = (codes * weight * w).sum(1, keepdim=True) / (codes.abs() * weight).sum(1, keepdim=True).clamp_min(1e-20)
+            fresh = (w / scale.clamp_min(1e-20)).clamp(-1, 1).round()
+            if torch.equal(fresh, codes):
+                break
+            codes = fresh
+        return codes, scale
+
+    def _spread(self, scale: Tensor, w: Tensor) -> Tensor:
+        return scale.view(-1, *[1] * (w.ndim - 1))
+
+    def forward(self, w: Tensor) -> Tensor:
+        """The ternary weight, with the gradient of the free one."""
+        codes, scale = self.codes(w)
+        return straight_through((codes * self._spread(scale, w)).to(w.dtype), w)
+
+    def settle(self, module: nn.Module, soft: Tensor) -> nn.Module:
+        """Two bits a weight; the rounding of the inputs keeps the range that it saw."""
+        codes, scale = self.codes(soft)
+        new: Any
+        if type(module) is nn.Linear:
+            rounding = cast(InputRounding | None, getattr(module, "rounding", None))
+            new = TernaryLinear(
+                module.in_features, module.out_features, module.bias is not None, rounding.bits if rounding else 0
+            )
+            new.bias, new.rounding = module.bias, rounding
+        elif type(module) is nn.Embedding:
+            new = TernaryEmbedding(module.num_embeddings, module.embedding_dim, module.padding_idx)
+            scale = scale.expand(module.num_embeddings, 1)
+        else:
+            return module
+        new.packed, new.scale = pack(codes), scale.contiguous() if type(module) is nn.Embedding else scale.reshape(-1)
+        return cast(nn.Module, new)
+
+
+class Gated(Form):
+    """Rows or columns scaled by a gate: how structured pruning touches a weight.  dim None: one gate for all."""
+
+    def __init__(self, gate: nn.Module, dim: int | None, each: int = 1) -> None:
+        super().__init__()
+        self.gate, self.dim, self.each = gate, dim, each
+
+    def forward(self, w: Tensor) -> Tensor:
+        """W with every unit, `each` consecutive rows or columns, times its gate."""
+        z = self.gate().repeat_interleave(self.each)
+        return w * (z if self.dim is None else z.view(-1, *[1] * (w.ndim - 1 - self.dim % w.ndim)))
+
+
+def attach(module: nn.Module, form: Form, name: str = "weight") -> Form:
+    """Write the tensor `name` of `module` down in this form from now on."""
+    parametrize.register_parametrization(module, name, form)
+    return form
+
+
+def round_input(module: nn.Module, bits: int = 8) -> InputRounding:
+    """Round what the module is given, in a range learned while training; the module to ship keeps it."""
+    rounding = InputRounding(bits).train(module.training)
+    module.add_module("rounding", rounding)
+    module.register_forward_pre_hook(_round_input)
+    return rounding
+
+
+def _round_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    rounding = cast(InputRounding, module.rounding)
+    return rounding(args[0]), *args[1:]
+
+
+def round_attention(attend: nn.Module, bits: int = 8) -> None:
+    """Round queries, keys, probabilities and values of an attention (heard by our attention function only)."""
+    attend.add_module("rounding", AttentionRounding(bits).train(attend.training))
+
+
+def formed(model: nn.Module, kind: type[Form] = Form) -> Iterable[tuple[nn.Module, str, Form]]:
+    """Every form attached in the model: (module, name of the tensor, form)."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for name, forms in cast(Any, module.parametrizations).items():
+                yield from ((module, name, form) for form in forms if isinstance(form, kind))
+
+
+@torch.no_grad()
+def settle(model: nn.Module) -> int:
+    """Write every formed weight down for good; the number of modules that had one.  Modules are replaced in place."""
+    model.eval()
+    found = [(path, m) for path, m in model.named_modules() if parametrize.is_parametrized(m)]
+    for path, module in found:
+        last: tuple[Form, Tensor] | None = None
+        for name, forms in list(cast(Any, module.parametrizations).items()):
+            soft = forms.original
+            for form in list(forms)[:-1]:
+                soft = form(soft)
+            if name == "weight":
+                last = forms[-1], soft.detach().clone()
+            parametrize.remove_parametrizations(module, name)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if hook is _round_input:
+                del module._forward_pre_hooks[key]
+        if last is not None:
+            new = last[0].settle(module, last[1])
+            if new is not module:
+                model.set_submodule(path, new.train(module.training))
+    return len(found)

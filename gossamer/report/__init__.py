@@ -1,0 +1,196 @@
+"""A report in words: the figures side by side, what became better, and what went wrong.
+
+The report itself is the dict that gossamer.measure returns and report.json holds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Report = Mapping[str, Any]
+Side = Mapping[str, Any]
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a figure of each side, and for each but the first what it is against the baseline."""
+
+    name: str
+    cells: tuple[str, ...]
+    against: tuple[str, ...]
+
+
+def rows(report: Report) -> list[Row]:
+    """The lines of the table.
+
+    cells: the baseline's first (where there is one), then the artefacts'.  against: one per artefact; empty strings
+    where there is nothing to compare with.
+    """
+    base, artefacts = report.get("baseline"), _artefacts(report)
+    sides = [*([base] if base else []), *artefacts]
+    batch, inputs = _timing(report, "batch_size"), _timing(report, "macs_examples")
+
+    def row(name: str, show: Callable[[Side], str], against: Callable[[Side, Side], str]) -> Row:
+        return Row(name, tuple(map(show, sides)), tuple(against(base, one) if base else "" for one in artefacts))
+
+    found = [
+        row(_metric(sides), _quality, _points),
+        row("parameters", lambda s: short(s.get("parameters")), lambda b, s: _less(b, s, "parameters", "fewer")),
+        row("bytes to run it", lambda s: short(s.get("bytes"), "B"), lambda b, s: _less(b, s, "bytes", "smaller")),
+        row(
+            "bytes of the folder",
+            lambda s: short(s.get("bytes_folder"), "B"),
+            lambda b, s: _less(b, s, "bytes_folder", "smaller"),
+        ),
+        row(
+            f"multiply-accumulates, mean of {inputs} inputs",
+            lambda s: short(s.get("macs")),
+            lambda b, s: _less(b, s, "macs", "fewer"),
+        ),
+        row("latency at batch 1, p50", lambda s: _latency(s, "p50"), lambda b, s: _gain(s, "latency")),
+        row("latency at batch 1, p99", lambda s: _latency(s, "p99"), lambda b, s: _less(b, s, "p99", "faster")),
+        row(f"texts per second at batch {batch}", _throughput, lambda b, s: _gain(s, "throughput")),
+        row("label loyalty", lambda s: _share(s.get("label_loyalty")), lambda b, s: ""),
+        row("probability loyalty", lambda s: _share(s.get("probability_loyalty")), lambda b, s: ""),
+    ]
+    return [one for one in found if any(cell != NOTHING for cell in one.cells)]
+
+
+def table(report: Report) -> "Table":
+    """The rows as a rich table, baseline, compressed, ratio; below it what is better, and what could not be had."""
+    from rich.table import Table
+    from rich.text import Text
+
+    base, artefacts = report.get("baseline"), _artefacts(report)
+    data = report["data"]
+    title = f"{data['name']}, {data['examples']} {data['split']} examples" if isinstance(data, Mapping) else str(data)
+    below = Text("\n".join((*verdicts(report), *failures(report))))
+    found = Table(title=Text(title), title_justify="left", caption=below, caption_justify="left", caption_style="")
+    found.add_column("")
+    if base:
+        found.add_column(Text(f"baseline\n{base.get('engine') or 'failed'}"), justify="right")
+    for one in artefacts:
+        name = one["model"] if len(artefacts) > 1 else "compressed"
+        found.add_column(Text(f"{name}\n{one.get('engine') or 'failed'}"), justify="right")
+        if base:
+            found.add_column("ratio", justify="right", style="bold")
+    for row in rows(report):
+        cells = list(row.cells[: 1 if base else 0])
+        for cell, against in zip(row.cells[len(cells) :], row.against, strict=True):
+            cells += [cell, against] if base else [cell]
+        found.add_row(*(Text(text) for text in (row.name, *cells)))
+    return found
+
+
+def show(report: Report, console: "Console | None" = None) -> None:
+    """Print the table."""
+    from rich.console import Console
+
+    (console or Console()).print(table(report))
+
+
+def verdicts(report: Report) -> list[str]:
+    """One sentence per artefact: smaller, faster, and what it cost in quality; none without a baseline."""
+    base = report.get("baseline")
+    return [f"{one['model']}: {said}" for one in _artefacts(report) if base and (said := verdict(base, one, report))]
+
+
+def failures(report: Report) -> list[str]:
+    """One sentence for each figure that could not be had."""
+    sides = [one for one in (report.get("baseline"), *_artefacts(report)) if one]
+    return [f"{one['model']}: no {what}: {why}" for one in sides for what, why in one.get("errors", {}).items()]
+
+
+def short(number: float | None, unit: str = "") -> str:
+    """22713216 -> "22.7 M"; with a unit, "22.7 MB" (powers of ten)."""
+    if number is None:
+        return NOTHING
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size * 0.9995:
+            return f"{digits(number / size)} {prefix}{unit}"
+    return f"{number:.0f} {unit}".strip()
+
+
+def digits(number: float) -> str:
+    """Three of them: 0.912, 5.73, 22.7, 431."""
+    places = 3 if number < 0.9995 else 2 if number < 9.995 else 1 if number < 99.95 else 0
+    return f"{number:.{places}f}"
+
+
+def _artefacts(report: Report) -> list[Side]:
+    return [report["compressed"], *report.get("others", [])]
+
+
+def _timing(report: Report, what: str) -> Any:
+    return report.get("timing", {}).get(what, "?")
+
+
+def _metric(sides: list[Side]) -> str:
+    names = [one["quality"]["metric"] for one in sides if one.get("quality")]
+    return f"{names[0] if names else 'quality'} [95 % interval]"
+
+
+def _quality(one: Side) -> str:
+    q = one.get("quality")
+    if not q:
+        return NOTHING
+    if q["metric"] == "accuracy":
+        return f"{100 * q['value']:.1f} % [{100 * q['low']:.1f}, {100 * q['high']:.1f}]"
+    return f"{q['value']:.3f} [{q['low']:.3f}, {q['high']:.3f}]"
+
+
+def _points(base: Side, one: Side) -> str:
+    before, after = base.get("quality"), one.get("quality")
+    if not before or not after:
+        return NOTHING
+    difference = after["value"] - before["value"]
+    return f"{100 * difference:+.1f} points" if before["metric"] == "accuracy" else f"{difference:+.3f}"
+
+
+def _latency(one: Side, which: str) -> str:
+    return f"{digits(one['latency_ms'][which])} ms" if one.get("latency_ms") else NOTHING
+
+
+def _throughput(one: Side) -> str:
+    return digits(one["throughput_per_s"]) if one.get("throughput_per_s") else NOTHING
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def _times(ratio: float, better: str) -> str:
+    opposite = {"fewer": "more", "smaller": "larger", "faster": "slower"}
+    if 0.995 <= ratio < 1.005:
+        return "same"
+    return f"{digits(ratio)}x {better}" if ratio > 1 else f"{digits(1 / ratio)}x {opposite[better]}"
+
+
+def _less(base: Side, one: Side, what: str, better: str) -> str:
+    before, after = ((s.get("latency_ms") or {}).get(what) if what == "p99" else s.get(what) for s in (base, one))
+    return _times(before / after, better) if before and after else NOTHING
+
+
+def _gain(one: Side, what: str) -> str:
+    ratio = (one.get("faster") or {}).get(what)
+    return _times(ratio, "faster") if ratio else NOTHING
+
+
+def verdict(base: Side, one: Side, report: Report) -> str:
+    """Smaller, faster, and the change in quality, in one sentence; "" where nothing could be compared."""
+    parts = [
+        (_less(base, one, "bytes", "smaller"), ""),
+        (_gain(one, "latency"), " at batch 1"),
+        (_gain(one, "throughput"), f" at batch {_timing(report, 'batch_size')}"),
+    ]
+    said = [part + where for part, where in parts if part != NOTHING]
+    if (change := _points(base, one)) != NOTHING:
+        low, high = base["quality"]["low"], base["quality"]["high"]
+        inside = "inside" if low <= one["quality"]["value"] <= high else "outside"
+        said.append(f"{base['quality']['metric']} {change}, {inside} the baseline's 95 % interval")
+    return f"{', '.join(said)}." if said else ""

@@ -1,0 +1,140 @@
+"""The model card of an artefact: README.md with the measured table, how it was measured and how to load it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from . import Report, rows, verdict
+
+
+def write(report: Report, folder: str | Path) -> Path:
+    """Write README.md into the artefact's folder; its path."""
+    file = Path(folder) / "README.md"
+    file.write_text(card(report, folder), encoding="utf-8")
+    return file
+
+
+def card(report: Report, folder: str | Path, name: str | None = None) -> str:
+    """The text of the model card.
+
+    folder: the artefact, whose config.json and files say how to load it.  name: its title; the folder's by default.
+    """
+    place = Path(folder)
+    name = name or place.resolve().name
+    base = report.get("baseline")
+    said = verdict(base, report["compressed"], report) if base else ""
+    parts = [
+        _front_matter(report, name),
+        f"# {name}",
+        f"A compressed {report['task']} model, made with gossamer.",
+        *([f"Against its teacher: {said}"] if said else []),
+        "## Measured",
+        _table(report),
+        _how(report),
+        "## Use",
+        _loading(report, place),
+        "## Recipe",
+        f"```\n{report['recipe'] or '(none recorded)'}\n```",
+        f"Seed {report['seed']}. The whole report, with versions and hardware, is in `report.json`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(report: Report, name: str) -> str:
+    """YAML for the hub; JSON values are YAML, and quote whatever a name may hold."""
+    quality, data = report["compressed"].get("quality"), report["data"]
+    fields: dict[str, Any] = {
+        "library_name": "gossamer",
+        "pipeline_tag": "text-classification",
+        "tags": ["gossamer", "model-compression", report["task"], *_methods(report["recipe"])],
+    }
+    base = (report.get("baseline") or {}).get("model")
+    if base and is_hub_id(base):
+        fields["base_model"] = base
+    if quality:
+        fields["metrics"] = [quality["metric"] if quality["metric"] == "accuracy" else "pearsonr"]
+        dataset = {"name": data["name"], "type": _slug(data["name"]), "split": data["split"]}
+        score = {"type": fields["metrics"][0], "value": round(quality["value"], 4)}
+        result = {"task": {"type": "text-classification"}, "dataset": dataset, "metrics": [score]}
+        fields["model-index"] = [{"name": name, "results": [result]}]
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
+    return "\n".join(("---", *lines, "---"))
+
+
+def _table(report: Report) -> str:
+    base = report.get("baseline")
+    heads = ["", *([f"baseline ({base.get('engine') or 'failed'})"] if base else [])]
+    heads += [f"this model ({report['compressed'].get('engine') or 'failed'})", *(["ratio"] if base else [])]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for row in rows({**report, "others": []}):  # a card is about one artefact, whatever else was measured with it
+        lines.append([row.name, *row.cells, *(row.against if base else ())])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _how(report: Report) -> str:
+    """How each figure came about: a number without that is worth little."""
+    data, timing, hardware = report["data"], report["timing"], report["hardware"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    faster = report["compressed"].get("faster") or {}
+    where = {"latency_cpu": "at batch 1", "throughput_cpu": f"at batch {timing['batch_size']}"}
+    cpu = [f"{faster[key]:.2f}x {place}" for key, place in where.items() if faster.get(key)]
+    base = report["compressed"].get("loyalty_base", 2)
+    lines = [
+        f"**Data**: {data['name']}, the {data['split']} split, {data['examples']} examples "
+        f"(fingerprint `{str(data['fingerprint'])[:12]}`).",
+        "**Quality**: over all of them, with a 95 % interval (Wilson for accuracy, Fisher for Pearson's r).",
+        "**Parameters**: weights that are stored, shared ones once; an integer weight is one weight.",
+        "**Bytes to run it**: config, tokenizer and the weights that the engine named above reads. **Bytes of the "
+        "folder**: every file in it, for every engine. 1 MB = 1,000,000 bytes.",
+        f"**Multiply-accumulates**: counted under torch's dispatcher, one text at a time at its true length, mean of "
+        f"{timing['macs_examples']}. 1 MAC = 2 FLOPs; embeddings, norms and activations count as zero.",
+        f"**Speed**: baseline and artefact took turns in one process; tokenization included; {timing['threads']} "
+        f"thread(s); medians, after {timing['warmup']} calls to warm up. Latency: one text at a time, "
+        f"{timing['singles']} texts. Throughput: {timing['pool']} texts in batches of {timing['batch_size']}, "
+        f"{timing['rounds']} passes. Ratios are medians over pairs of the same work in the same round."
+        + (f" On process CPU time the ratios are {' and '.join(cpu)}." if cpu else ""),
+        f"**Loyalty**: the share of equal labels, and the mean of 1 - sqrt(JSD) to base {base} "
+        "(Xu et al., EMNLP 2021), both against the baseline's answers.",
+        f"**Machine**: {hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores. {versions}.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _loading(report: Report, folder: Path) -> str:
+    """The ways to load this very artefact."""
+    config = folder / "config.json"
+    ours = config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "gossamer"
+    first = "import gossamer  # transformers knows the architecture from here on\n" if ours else ""
+    answer = '{"label": ..., "score": ...}' if report["task"] != "text-regression" else '{"value": ...}'
+    engine = "ONNX Runtime, without torch" if any(folder.glob("*.onnx")) else "PyTorch"
+    load = 'classify = gossamer.load("path/to/this/folder")'
+    blocks = [
+        f"The fastest way runs on {engine}:",
+        f'```python\nimport gossamer\n\n{load}\nclassify(["a text"])  # [{answer}]\n```',
+        "As a model of transformers:",
+        f"```python\n{first}from transformers import AutoModelForSequenceClassification, pipeline\n\n"
+        'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")\n'
+        'classify = pipeline("text-classification", "path/to/this/folder")\n```',
+    ]
+    if ours:
+        blocks.append(
+            "Without gossamer, `from_pretrained(..., trust_remote_code=True)` runs the copy of its runtime that lies "
+            "in this folder."
+        )
+    return "\n\n".join(blocks)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this can be the name of a model on the hub: owner/name, and not a folder here."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and not Path(name).exists()
+
+
+def _methods(recipe: str | None) -> list[str]:
+    """The methods that a recipe names, as tags."""
+    names = re.findall(r"\b([A-Z]\w*)\(", recipe or "")
+    return list(dict.fromkeys(name.lower() for name in names))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem or name).strip("-").lower() or "data"

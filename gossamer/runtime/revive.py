@@ -1,0 +1,206 @@
+"""How transformers finds a compressed model: a config type, and for each task a door to the real class.
+
+``AutoModelFor....from_pretrained(folder)`` returns an instance of the original architecture's own class (a subclass of
+it), rebuilt as it was saved.  Whatever loads computes the real thing, or the load fails aloud.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from .changes import changes, plain_class, replay
+
+FORMAT = 1  # raised when an older reader could not read what we write; every older format keeps its reader
+MODEL_TYPE = "gossamer"
+MANIFEST = "manifest.json"
+OURS = ("gossamer", "gossamer_format", "base_model_type", "auto_map")
+TASKS = (
+    "AutoModel",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMaskedLM",
+    "AutoModelForCausalLM",
+    "AutoModelForSeq2SeqLM",
+)
+
+
+class Config(PretrainedConfig):  # type: ignore[misc]
+    """The base architecture's config under another name, with the list of what differs from a blank model."""
+
+    model_type = MODEL_TYPE
+
+    @property
+    def plain(self) -> PretrainedConfig:
+        """The base architecture's own config.
+
+        Raises:
+            ValueError: the artefact was written in a newer format than this version reads.
+        """
+        found = getattr(self, "gossamer_format", 0)
+        if found > FORMAT:
+            raise ValueError(
+                f"this artefact has format {found}, and this version reads up to format {FORMAT}; "
+                "upgrade with: pip install --upgrade gossamer"
+            )
+        settings = {k: v for k, v in self.to_dict().items() if k not in (*OURS, "model_type")}
+        return AutoConfig.for_model(self.base_model_type, **settings)
+
+
+def digest(file: Path) -> str:
+    """The sha256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Write down the sha256 of every file of an artefact."""
+    files = {f.relative_to(folder).as_posix(): digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    files.pop(MANIFEST, None)
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
+
+
+def check(folder: Path) -> None:
+    """Compare every file of an artefact with its manifest; a folder without a manifest is not ours to judge.
+
+    Raises:
+        ValueError: a file is missing or differs, or the artefact has a newer format than this version reads.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files, found = manifest["files"].items(), manifest["format"]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged ({error}); copy the artefact again from its source") from error
+    if found > FORMAT:
+        raise ValueError(
+            f"{folder} has artefact format {found}, and this version reads up to format {FORMAT}; "
+            "upgrade with: pip install --upgrade gossamer"
+        )
+    for name, expected in files:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} lacks {name}, which its manifest lists; copy the artefact again from its source")
+        if name.endswith(".md"):
+            continue  # people edit model cards
+        if digest(folder / name) != expected:
+            raise ValueError(
+                f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; "
+                "copy the artefact again from its source"
+            )
+
+
+def write(model: nn.Module, folder: Path, **options: Any) -> None:
+    """Write the model as an ordinary folder of transformers, plus what differs from a blank model, plus this runtime.
+
+    Where nothing differs, the folder is a plain one of the base architecture.
+    """
+    found = changes(model)
+    PreTrainedModel.save_pretrained(model, folder, **options)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["architectures"] = [plain_class(model).__name__]
+    if found:
+        config |= {
+            "base_model_type": config["model_type"],
+            "model_type": MODEL_TYPE,
+            "gossamer_format": FORMAT,
+            "gossamer": found,
+            "auto_map": {"AutoConfig": "revive.Config", **{task: f"revive.{task[4:]}" for task in TASKS}},
+        }
+        for file in Path(__file__).parent.glob("*.py"):
+            if file.name != "__init__.py":
+                shutil.copy(file, folder / file.name)
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTrainedModel]:
+    """A subclass of `base`, by the same name, whose instances are built as they were saved."""
+
+    def __init__(self: Any, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, config, *args, **kwargs)
+        replay(self, json.loads(json.dumps(found)))
+
+    def save_pretrained(self: Any, save_directory: str | Path, **options: Any) -> None:
+        """Write an artefact again (see gossamer.runtime.revive.write)."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(self, folder, **options)
+        seal(folder)
+
+    body = {
+        "__init__": __init__,
+        "__doc__": base.__doc__,
+        "__module__": __name__,
+        "save_pretrained": save_pretrained,
+        "revived_from": base,
+    }
+    return type(base.__name__, (base,), body)
+
+
+def _door(task: str) -> type:
+    """The class that AutoModelFor... calls: it hands over to the rebuilt class of the base architecture."""
+    auto = getattr(transformers, task)
+
+    def rebuilt(config: Config) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+        plain = config.plain
+        if type(plain) not in auto._model_mapping:
+            raise ValueError(f"{config.base_model_type} has no model for {task}; load it as {config.architectures}")
+        return rebuild(auto._model_mapping[type(plain)], config.gossamer), plain
+
+    def from_pretrained(cls: type, folder: str, *args: Any, config: Config | None = None, **kwargs: Any) -> Any:
+        if config is None:
+            config = Config.from_pretrained(folder)
+        for ours in ("trust_remote_code", "code_revision", "adapter_kwargs"):
+            kwargs.pop(ours, None)
+        if Path(folder).is_dir():
+            check(Path(folder))
+        kind, plain = rebuilt(config)
+        told = kwargs.pop("output_loading_info", False)
+        model, info = kind.from_pretrained(folder, *args, config=plain, output_loading_info=True, **kwargs)
+        saved_for = (config.architectures or [kind.__name__])[0] == kind.__name__
+        if saved_for and (info["missing_keys"] or info["mismatched_keys"]):
+            wrong = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+            raise ValueError(f"{folder} does not hold the weights that its config describes: {', '.join(wrong[:5])}")
+        return (model, info) if told else model
+
+    def _from_config(cls: type, config: Config, **kwargs: Any) -> Any:
+        kind, plain = rebuilt(config)
+        return kind._from_config(plain, **kwargs)
+
+    body = {
+        "config_class": Config,
+        "from_pretrained": classmethod(from_pretrained),
+        "_from_config": classmethod(_from_config),
+        "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
+        "__doc__": f"What {task}.from_pretrained calls for a gossamer artefact.",
+        "__module__": __name__,
+    }
+    return type(task[4:], (), body)
+
+
+for _task in TASKS:
+    globals()[_task[4:]] = _door(_task)
+
+
+def register() -> None:
+    """Make transformers know artefacts; calling it twice does no harm."""
+    AutoConfig.register(MODEL_TYPE, Config, exist_ok=True)
+    for task in TASKS:
+        getattr(transformers, task).register(Config, globals()[task[4:]], exist_ok=True)
+
+
+def thaw(model: nn.Module) -> nn.Module:
+    """Weights as they came from memory-mapped files, copied, so that the files may be moved or overwritten."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+    return model

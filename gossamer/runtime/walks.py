@@ -1,0 +1,309 @@
+"""Which layers run, on which tokens, for which examples, and when to stop.
+
+The plain walk is: all, all, all, never.  A `Stack` owns the loop over the layers; walks are what it asks on the way.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import NAME, Heard, listening
+from .passage import Passage
+
+_answered: ContextVar["tuple[Stack, Tensor, Tensor] | None"] = ContextVar("gossamer_answered", default=None)
+
+
+class Walk(nn.Module):
+    """The plain walk: all layers, all tokens, never an early stop."""
+
+    optional = False  # may a plain model, without this walk, answer in its place?
+    dynamic = False  # does the way depend on the example?
+    listens = False  # does it need the attention's probabilities?
+
+    def bind(self, model: nn.Module) -> None:
+        """Called once the model is whole."""
+
+    def order(self, layers: Iterable[int]) -> Iterable[int]:
+        """Which stored layer plays at each step."""
+        return layers
+
+    def between(self, passage: Passage, heard: Heard | None) -> None:
+        """Between the attention and the feed-forward sublayer of a step."""
+
+    def depart(self, passage: Passage) -> None:
+        """After a layer: mark answers, let tokens go."""
+
+
+class Shared(Walk):
+    """One stored layer plays at several positions (Lan et al., ICLR 2020; Takase & Kiyono, 2021)."""
+
+    def __init__(self, positions: list[int]) -> None:
+        super().__init__()
+        self.positions = list(positions)
+
+    def order(self, layers: Iterable[int]) -> Iterable[int]:
+        """The i-th step plays layer positions[i]."""
+        stored = list(layers)
+        return [stored[i] for i in self.positions]
+
+
+class Patience(Walk):
+    """Stop an example when `patience` consecutive internal classifiers agree (PABEE, Zhou et al., NeurIPS 2020).
+
+    exits[i] reads the features after layer i + 1; the model's own head is the last of the classifiers.  For one label
+    (regression) two answers agree when they differ by less than `tolerance`.
+    """
+
+    optional, dynamic = True, True
+
+    def __init__(
+        self, features: list[str], depth: int, width: int, labels: int, patience: int, tolerance: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.features, self.depth, self.width, self.labels = list(features), depth, width, labels
+        self.patience, self.tolerance = patience, tolerance
+        self.exits = nn.ModuleList(nn.Linear(width, labels) for _ in range(depth - 1))
+        self._model: list[nn.Module] = []  # a list, so that the model does not become its own descendant
+
+    def bind(self, model: nn.Module) -> None:
+        """Remember the model, whose pooler the exits share."""
+        self._model = [model]
+
+    def logits(self, i: int, x: Tensor) -> Tensor:
+        """The answer of exit i to hidden states x; (b, t, d) -> (b, labels)."""
+        return self.exits[i](summary(self._model[0], self.features, x))  # type: ignore[no-any-return]
+
+    def depart(self, passage: Passage) -> None:
+        """Count agreements per example; those with enough have their answer."""
+        if self.training or passage.step >= self.depth - 1:
+            return
+        logits = self.logits(passage.step, passage.x)
+        guess = logits[:, 0] if self.labels == 1 else logits.argmax(-1)
+        if passage.step == 0:
+            agreed = torch.zeros_like(passage.rows)
+        else:
+            last = passage.memory["last"]
+            same = (guess - last).abs() < self.tolerance if self.labels == 1 else guess == last
+            agreed = torch.where(same, passage.memory["agreed"] + 1, 0)
+        passage.memory["last"], passage.memory["agreed"] = guess, agreed
+        passage.answer(logits, agreed >= self.patience)
+
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu}
+
+
+def summary(model: nn.Module, steps: list[str], x: Tensor) -> Tensor:
+    """What the last linear layer of the head reads, from hidden states x (b, t, d); see anatomy.Head.steps."""
+    for step in steps:
+        if step == "first":
+            x = x[:, 0]
+        elif step in ACTIVATIONS:
+            x = ACTIVATIONS[step](x)
+        else:
+            x = model.get_submodule(step)(x)
+    return x
+
+
+class TokenThreshold(Walk):
+    """Drop a token once the attention it receives falls under the layer's threshold (LTP, Kim et al., KDD 2022).
+
+    importance of token j = mean over heads and over the text's own tokens q of A[q, j]; threshold of layer i =
+    final * i / depth + delta_i.  The first token is never dropped.  While training, `soft` weighs the layer's output by
+    sigmoid((importance - threshold) / heat); hard, dropped tokens are hidden and frozen, which equals their leaving.
+    """
+
+    dynamic, listens = True, True
+    needs_attention = True
+    floor = 1e-5  # what a hidden key can receive by rounding
+
+    def __init__(self, depth: int, final: float = 0.01, heat: float = 1e-3) -> None:
+        super().__init__()
+        self.depth, self.final, self.heat = depth, final, heat
+        self.soft, self.gathers = False, True
+        self.delta = nn.Parameter(torch.zeros(depth))
+        self.weights: list[Tensor] = []  # of the last soft run, layer by layer: (B,) mean weight of the text's tokens
+
+    def threshold(self, i: int) -> Tensor:
+        """The threshold after the attention of layer i (0-based)."""
+        return self.final * (i + 1) / self.depth + self.delta[i]
+
+    def importance(self, passage: Passage, heard: Heard) -> Tensor:
+        """(b, t): the attention that each token receives, per head and per token of the original text."""
+        queries = passage.valid & ~passage.memory.get("dropped", torch.zeros_like(passage.valid))
+        received = (heard.probs.float().mean(1) * queries[:, :, None]).sum(1)
+        return received / passage.lengths[:, None]
+
+    def between(self, passage: Passage, heard: Heard | None) -> None:
+        """Let go of the tokens that receive too little."""
+        if passage.step == 0:
+            self.weights = []
+        if heard is None:
+            return
+        importance, cut = self.importance(passage, heard), self.threshold(passage.step)
+        if self.soft:
+            passage.memory["weight"] = torch.sigmoid((importance - cut) / self.heat)
+            return
+        keep = (importance >= cut.clamp_min(self.floor)) | (passage.tokens == 0)
+        if self.gathers and not self.training:
+            passage.keep_tokens(keep)
+            return
+        dropped = passage.memory.get("dropped", torch.zeros_like(passage.valid))
+        fresh = passage.valid & ~keep & ~dropped
+        held = passage.memory.get("held", passage.x)
+        passage.memory["held"] = torch.where(fresh[..., None], passage.x, held)
+        passage.memory["dropped"] = dropped | fresh
+        passage.hide(dropped | fresh)
+
+    def depart(self, passage: Passage) -> None:
+        """Soft: weigh the layer's output.  Hidden: put the frozen states back."""
+        if (weight := passage.memory.pop("weight", None)) is not None:
+            passage.x = passage.x * weight[..., None].to(passage.x.dtype)
+            self.weights.append((weight * passage.valid).sum(1) / passage.lengths)
+        elif "held" in passage.memory:
+            passage.x = torch.where(passage.memory["dropped"][..., None], passage.memory["held"], passage.x)
+
+
+class Stack(nn.ModuleList):
+    """The layer loop, owned once.
+
+    It keeps the family's own list of layers, names and all, but when the family's forward iterates over it there is a
+    single item: the walk through the layers.  Several walks compose: orders chain, each may let tokens or rows go.
+    `midpoint` is the path, inside a layer, of the module whose output leaves the attention sublayer ("" if the family
+    adds the residual outside of any module; tokens then leave after the layer).
+    """
+
+    patience_of_batch = 8  # rows leave once an eighth of the batch has finished: copying costs too
+
+    def __init__(self, layers: Iterable[nn.Module], walks: Iterable[Walk] = (), midpoint: str = "") -> None:
+        super().__init__(layers)
+        self.midpoint = midpoint
+        self.add_module("walks", nn.ModuleList(walks))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The stored layers."""
+        return [m for name, m in self._modules.items() if name != "walks" and m is not None]
+
+    @property
+    def walking(self) -> list[Walk]:
+        """The walks, in the order in which they were installed."""
+        return list(self._modules["walks"])  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._modules) - ("walks" in self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.run
+
+    def __getitem__(self, i: Any) -> Any:
+        return [self.run] if isinstance(i, slice) else self.layers[i]
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the family's loop calls once.  x: (B, T, d)."""
+        layers, walks = self.layers, self.walking
+        order: Iterable[int] = range(len(layers))
+        for walk in walks:
+            order = walk.order(order)
+        if not any(walk.dynamic for walk in walks):
+            for i in order:
+                out = layers[i](x, *args, **kwargs)
+                x = out[0] if isinstance(out, tuple) else out
+            return (x, *out[1:]) if isinstance(out, tuple) else x
+        _answered.set(None)
+        passage = Passage.start(x, layers[0], args, kwargs)
+        for walk in walks:
+            if walk.dynamic:
+                passage.check(type(walk).__name__)
+        out = self._walk(passage, layers, walks, order)
+        if passage.answers is not None and passage.answered is not None:
+            _answered.set((self, passage.answered, passage.answers))
+        x = passage.arrive()
+        return (x, *out[1:]) if isinstance(out, tuple) else x
+
+    def _walk(self, passage: Passage, layers: list[nn.Module], walks: list[Walk], order: Iterable[int]) -> Any:
+        out: Any = None
+        with ExitStack() as open_:
+            if any(walk.listens for walk in walks):
+                open_.enter_context(listening(passage.heard.append))
+            for passage.step, i in enumerate(order):
+                passage.heard.clear()
+                with self._halfway(layers[i], passage):
+                    out = layers[i](passage.x, **passage.carried)
+                passage.x = out[0] if isinstance(out, tuple) else out
+                for walk in walks:
+                    walk.depart(passage)
+                if bool(passage.finished.all()):
+                    break
+                if int(passage.finished.sum()) * self.patience_of_batch >= len(passage.rows) and passage.finished.any():
+                    passage.keep_rows(~passage.finished)
+        return out
+
+    @contextmanager
+    def _halfway(self, layer: nn.Module, passage: Passage) -> Iterator[None]:
+        """Ask the walks once the attention sublayer of `layer` is done, or after the layer if it has no midpoint."""
+
+        def ask(sublayer: nn.Module, args: Any, out: Any) -> Any:
+            passage.x = out[0] if isinstance(out, tuple) else out
+            for walk in self.walking:
+                walk.between(passage, passage.heard[-1] if passage.heard else None)
+            return (passage.x, *out[1:]) if isinstance(out, tuple) else passage.x
+
+        hook = (layer.get_submodule(self.midpoint) if self.midpoint else layer).register_forward_hook(ask)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _answer_early(model: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
+    """Forward hook of the whole model: rows that stopped early keep the answer they stopped with."""
+    answered = _answered.get()
+    if answered is None or "logits" not in out or not any(module is answered[0] for module in model.modules()):
+        return None
+    _answered.set(None)
+    _, who, logits = answered
+    out["logits"] = torch.where(who[:, None], logits.to(out["logits"].dtype), out["logits"])
+    labels = kwargs.get("labels")
+    if labels is not None:
+        loss = nn.functional.mse_loss if logits.shape[-1] == 1 else nn.functional.cross_entropy
+        out["loss"] = loss(out["logits"].squeeze(-1) if logits.shape[-1] == 1 else out["logits"], labels)
+    return out
+
+
+def stack_of(model: nn.Module) -> Stack | None:
+    """The model's stack, if its layer loop is owned by one."""
+    return next((m for m in model.modules() if isinstance(m, Stack)), None)
+
+
+def install(
+    model: nn.Module, path: str, walk: Walk, layers: list[nn.Module] | None = None, midpoint: str = ""
+) -> None:
+    """Let `walk` walk the layers at `path`; `layers`, when given, takes the place of the stored ones.
+
+    Raises:
+        ValueError: the walk rearranges layers that another walk already walks, or walks them for a second time.
+    """
+    old = model.get_submodule(path)
+    walk.train(model.training)
+    if isinstance(old, Stack):
+        names = [type(w).__name__ for w in old.walking]
+        if layers is not None:
+            raise ValueError(
+                f"{type(walk).__name__} rearranges the layers, but {', '.join(names)} already walks them; "
+                f"put the method that brings {type(walk).__name__} first"
+            )
+        if type(walk).__name__ in names:
+            raise ValueError(f"{type(walk).__name__} already walks the layers of this model; use it once")
+        old._modules["walks"].append(walk)  # type: ignore[union-attr, operator]
+    else:
+        stored = list(old.children()) if layers is None else layers
+        model.set_submodule(path, Stack(stored, [walk], midpoint))
+    if getattr(walk, "needs_attention", False):
+        model.config._attn_implementation = NAME  # type: ignore[union-attr]
+    if walk.dynamic and _answer_early not in model._forward_hooks.values():
+        model.register_forward_hook(_answer_early, with_kwargs=True)
+    walk.bind(model)

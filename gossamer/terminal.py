@@ -1,0 +1,143 @@
+"""How a command speaks: failures in one line and an exit code, notes on stderr, files that appear whole, a bar.
+
+Exit codes: 0 done; 1 the user's mistake; 2 a wrong command line; 3 a check of ours failed; 130 Ctrl-C.
+"""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from gossamer.environment import EXTRAS, install
+
+OURS = "this is a mistake in gossamer; please report it with what --debug prints"
+
+
+class Spoken(TyperCommand):
+    """A command that ends in one line on stderr and an exit code, whatever happens; `--debug` adds the traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `--debug` anywhere on the line."""
+        ctx.meta["debug"] = "--debug" in args or bool(ctx.find_root().params.get("debug"))
+        return super().parse_args(ctx, [arg for arg in args if arg != "--debug"])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; tell a failure as `told` has it."""
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:  # `| head` has seen enough; what is still buffered must not complain at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (Exception, KeyboardInterrupt) as error:
+            if ctx.meta["debug"]:
+                traceback.print_exc()
+            code, line = told(error, ctx.info_name)
+            print(line, file=sys.stderr)
+            raise typer.Exit(code) from None
+
+
+def told(error: BaseException, command: str = "") -> tuple[int, str]:
+    """The exit code of an exception, and the line that tells it."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if isinstance(error, KeyboardInterrupt):
+        after = {"compress": "; the same command with --resume continues", "predict": "; no file was written"}
+        return 130, f"interrupted{after.get(command, '')}"
+    if package in EXTRAS:
+        return 1, f"error: found no {package}, which this needs; type {install(package)}"
+    if isinstance(error, OSError) and error.strerror:  # Python's own, not a sentence of ours
+        return 1, f"error: {error.strerror.lower()}{f': {error.filename}' if error.filename else ''}"
+    if isinstance(error, MemoryError):
+        return 1, "error: out of memory; a smaller batch or model needs less"
+    if isinstance(error, (ValueError, OSError)):
+        return 1, f"error: {words}"
+    if isinstance(error, AssertionError):
+        return 3, f"error: a check failed: {words}; {OURS}"
+    return 3, f"error: {type(error).__name__}: {words}; {OURS}"
+
+
+class Notes(logging.Handler):
+    """What the package logs, as plain lines on stderr: the present one, which a bar may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        print(record.getMessage(), file=sys.stderr)
+
+
+def quiet() -> None:
+    """Set up a process that is the `gossamer` command: no news to any server, no bars where nobody watches."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    ours = logging.getLogger("gossamer")
+    ours.addHandler(Notes())
+    ours.setLevel(logging.INFO)
+
+
+def free(out: Path, resume: bool) -> None:
+    """Raise ValueError unless `out` can become an artefact: absent, an empty folder, or to be resumed."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file, expected a folder; choose another name")
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty; choose another folder, or add --resume to continue what is in it")
+
+
+@contextmanager
+def writing(name: str, force: bool = False) -> Iterator[TextIO]:
+    """A stream to the file `name`, which appears complete or not at all; `-` is stdout.
+
+    Raises ValueError for a folder, and for a file that exists unless `force` says to replace it.
+    """
+    place = Path(name)
+    if name == "-":
+        yield sys.stdout
+    elif place.is_dir():
+        raise ValueError(f"{place} is a folder, expected the name of a file")
+    elif place.exists() and not place.is_file():  # a device or a pipe: nothing to lose, nothing to rename
+        with place.open("w", encoding="utf-8") as stream:
+            yield stream
+    else:
+        taken = ValueError(f"{place} exists; choose another name, or add --force to replace it")
+        if place.exists() and not force:
+            raise taken
+        part = place.with_name(f".{place.name}.{os.getpid()}.part")
+        try:
+            with part.open("x", encoding="utf-8") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if place.exists() and not force:  # someone else's, made meanwhile
+                raise taken
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, float], None] | None]:
+    """A bar with an estimate, to be called with what is being done and the share done; None where nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("", total=1.0)
+        yield lambda what, share: bars.update(bar, description=what, completed=share)
+
+
+def print_json(value: Any, stream: TextIO | None = None) -> None:
+    """Print `value` as indented JSON, paths and the like as strings."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=stream or sys.stdout)
