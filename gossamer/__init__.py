@@ -15,8 +15,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Job": "train", "Train": "train", "also": "train", "compress": "train", "then": "train",
-    "parse": "recipe", "read": "data", "save": "artefact", "load_model": "artefact",
+    "Job": "train", "Train": "train", "also": "train", "compress": "pipeline", "then": "train",
+    "parse": "recipe", "read": "data", "save": "artefact",
     "load": "engines", "measure": "measure", "methods": "recipe",
 }  # fmt: skip
 

@@ -66,8 +66,9 @@ def demo(
 ) -> None:
     """Fine-tune, compress and measure a real model on real text, without a model hub."""
     from gossamer.demo import run
+    from gossamer.report import show
 
-    _show(run(out, quick=quick))
+    show(run(out, quick=quick))
     print(f"results: {out}")
 
 
@@ -94,7 +95,7 @@ def compress(
 
     method = parse(recipe)  # first, since it may be wrong and costs nothing
     free(out, resume)
-    from gossamer.train import compress as run
+    from gossamer.pipeline import compress as run
 
     result = run(
         model,
@@ -117,7 +118,9 @@ def compress(
     elif dry_run:
         _plan(result)
     else:
-        _show(result)
+        from gossamer.report import show
+
+        show(result)
         print(f"artefact: {out}")
 
 
@@ -134,6 +137,7 @@ def measure(
 ) -> None:
     """Measure artefacts and a baseline together: quality, size, speed, loyalty."""
     from gossamer.measure import measure as run
+    from gossamer.report import show
 
     with writing(file, force) if file else nullcontext() as stream:
         with progress() as bar:
@@ -141,7 +145,7 @@ def measure(
         if stream is not None:
             print_json(report, stream)
     if file != "-":
-        _show(report)
+        show(report)
 
 
 @app.command(cls=Spoken)
@@ -205,12 +209,6 @@ def _windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(items)
     while window := list(islice(rest, size)):
         yield window
-
-
-def _show(report: dict[str, Any]) -> None:
-    from gossamer.report import table
-
-    Console().print(table(report))
 
 
 def _plan(plan: dict[str, Any]) -> None:

@@ -101,7 +101,9 @@ class Ternary(Form):
     def _loss_aware(self, w: Tensor, weight: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         scale = torch.ones_like(w[:, :1])
         for _ in range(self.rounds):
-            scale = (codes * weight * w).sum(1, keepdim=True) / (codes.abs() * weight).sum(1, keepdim=True).clamp_min(1e-20)
+            scale = (codes * weight * w).sum(1, keepdim=True) / (codes.abs() * weight).sum(1, keepdim=True).clamp_min(
+                1e-20
+            )
             fresh = (w / scale.clamp_min(1e-20)).clamp(-1, 1).round()
             if torch.equal(fresh, codes):
                 break

@@ -205,7 +205,8 @@ def compact(model: nn.Module) -> Cut:
             module.settle()
     heads, neurons = [], []
     for block in blocks(model):
-        heads.append(_compact_heads(block, separable(model, block)))
+        silent = model.config.model_type not in ("albert", "t5")  # type: ignore[union-attr]
+        heads.append(_compact_heads(block, separable(model, block), silent))
         neurons.append(_compact_neurons(block))
     return Cut(_compact_hidden(model), tuple(heads), tuple(neurons))
 
@@ -216,14 +217,14 @@ def separable(model: nn.Module, block: Block) -> bool:
     return not block.fused & {"q", "k", "v"} and block.kv_heads == block.heads and relative(model) is None
 
 
-def _compact_heads(block: Block, apart: bool) -> int:
+def _compact_heads(block: Block, apart: bool, silent: bool) -> int:
     o = block.part("o")
     if not isinstance(o, nn.Linear):
         return 0
     each, d = block.head_dim, o.out_features
     alive = o.weight.view(d, -1, each).abs().sum((0, 2)) > 0  # (heads,)
     gone = int((~alive).sum())
-    if not gone or (alive.any() and not apart):
+    if not gone or not (apart if alive.any() else silent):
         return 0
     units = alive.repeat_interleave(each).nonzero().squeeze(1)
     if len(units):
@@ -235,9 +236,9 @@ def _compact_heads(block: Block, apart: bool) -> int:
     inside = any(module is o for module in cast(nn.Module, block.attend).modules())
     rest = _nothing(o)
     if inside:
-        silent = NoAttention(d, rest.biased)
-        silent.output = rest
-        block.put("attend", silent)
+        alone = NoAttention(d, rest.biased)
+        alone.output = rest
+        block.put("attend", alone)
     else:
         block.put("attend", NoAttention())
         block.put("o", rest)

@@ -110,6 +110,6 @@ def translation(have: tuple[str, ...], know: tuple[str, ...] | None, name: str) 
     if know == tuple(f"LABEL_{i}" for i in range(len(have))):
         return tuple(range(len(have)))
     raise ValueError(
-        f"{name} has the label {some(sorted(set(have) - set(know)))}, unseen in training; the model knows "
+        f"{name} has among its labels {some(sorted(set(have) - set(know)))}, unseen in training; the model knows "
         f"{some(know)}: correct the labels, or train on data that has them"
     )

@@ -12,14 +12,15 @@ import re
 import types
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from gossamer.fields import Between, OneOf, check, default, fit, limits, spell
 
-__all__ = ["Between", "OneOf", "check", "describe", "methods", "parse", "unparse"]
+__all__ = ["Between", "OneOf", "Terms", "check", "describe", "methods", "parse", "unparse"]
 
 LONGEST = 10_000  # characters; a `then` of ten methods with every field written out has about 3,000
 DEEPEST = 30  # calls, operators and brackets inside one another
@@ -67,15 +68,31 @@ def describe(cls: type) -> dict[str, Any]:
     }
 
 
-def _field(field: Field[Any], hint: Any) -> dict[str, Any]:
+def _field(one: Field[Any], hint: Any) -> dict[str, Any]:
     mark = limits(hint)
     return {
-        "name": field.name,
+        "name": one.name,
         "type": spell(hint),
-        "default": default(field),
+        "default": default(one),
         "range": [mark.lo, mark.hi] if isinstance(mark, Between) else None,
         "choices": list(mark.choices) if isinstance(mark, OneOf) else None,
     }
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A sum of weighted losses, written down. Called, it builds the losses anew: each stage trains its own."""
+
+    text: str
+    build: Callable[[], Any] = field(compare=False)
+
+    def __repr__(self) -> str:
+        """As it is written."""
+        return self.text
+
+    def __call__(self) -> Any:
+        """A new loss."""
+        return self.build()
 
 
 def parse(text: str) -> Any:
@@ -128,10 +145,10 @@ def _method(node: ast.expr) -> Any:
     if name == "also":
         if call.keywords or len(call.args) != 2:
             raise ValueError(f"found {_source(node)}, expected a method and a loss; type also(CoFi(0.6), Logits(2.0))")
-        return _word(name)(_method(call.args[0]), _loss(call.args[1]))
+        return _word(name)(_method(call.args[0]), Terms(ast.unparse(call.args[1]), _loss(call.args[1])))
     if name not in known:
         raise _unknown("method", name, [*known, "then", "also"], "`gossamer methods` lists them all")
-    return _construct(known[name], call)
+    return known[name](**_arguments(known[name], call))
 
 
 def _word(name: str) -> Callable[..., Any]:
@@ -139,22 +156,23 @@ def _word(name: str) -> Callable[..., Any]:
     return word
 
 
-def _loss(node: ast.expr) -> Any:
-    """A loss: a class of `gossamer.loss` called with literals, `number * loss`, or `loss + loss`."""
+def _loss(node: ast.expr) -> Callable[[], Any]:
+    """What builds a loss: a class of `gossamer.loss` called with literals, `number * loss`, or `loss + loss`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _loss(node.left) + _loss(node.right)
+        left, right = _loss(node.left), _loss(node.right)
+        return lambda: left() + right()
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        weight = _literal(node.left)
-        if not isinstance(weight, (int, float)):
+        weight, loss = _literal(node.left), _loss(node.right)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise ValueError(f"found {_source(node)}, expected number * loss; type 0.5 * Logits(2.0)")
-        return weight * _loss(node.right)
+        return lambda: weight * loss()
     module = importlib.import_module("gossamer.loss")
     classes = {name: item for name, item in vars(module).items() if isinstance(item, type) and name[0] != "_"}
     known = {name: item for name, item in classes.items() if issubclass(item, module.Loss) and item is not module.Loss}
     name, call = _call(node)
     if name not in known:
         raise _unknown("loss", name, known, f"known: {', '.join(sorted(known))}")
-    return _construct(known[name], call)
+    return partial(known[name], **_arguments(known[name], call))
 
 
 def _call(node: ast.expr) -> tuple[str, ast.Call]:
@@ -163,9 +181,11 @@ def _call(node: ast.expr) -> tuple[str, ast.Call]:
     return node.func.id, node
 
 
-def _construct(cls: type, call: ast.Call) -> Any:
-    """An instance of `cls`; each argument is a literal that fits its parameter."""
+def _arguments(cls: type, call: ast.Call) -> dict[str, Any]:
+    """The arguments of a call of `cls` by name; each is a literal that fits its parameter."""
     name, parameters = cls.__name__, dict(inspect.signature(cls).parameters)
+    for starred in [key for key, one in parameters.items() if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]:
+        del parameters[starred]  # of a class without its own __init__
     hints = get_type_hints(cls if is_dataclass(cls) else vars(cls).get("__init__", cls), include_extras=True)
     examples = {f.name: default(f) for f in fields(cls)} if is_dataclass(cls) else {}
     has = ", ".join(parameters) or "no fields"
@@ -173,18 +193,18 @@ def _construct(cls: type, call: ast.Call) -> Any:
         raise ValueError(f"{name}: found {len(call.args)} values, expected at most {len(parameters)} ({has})")
     given = [*zip(parameters, call.args, strict=False), *((word.arg, word.value) for word in call.keywords)]
     values: dict[str, Any] = {}
-    for field, node in given:
-        if field is None:
+    for key, node in given:
+        if key is None:
             raise ValueError(f"found **{_source(node)}; {ALLOWED}")
-        if field not in parameters:
-            raise _unknown(f"field of {name}", field, parameters, f"it has {has}")
-        if field in values:
-            raise ValueError(f"{name}: found {field} twice, expected it once")
-        values[field] = fit(_literal(node), hints.get(field, Any), name, field, examples.get(field, MISSING))
+        if key not in parameters:
+            raise _unknown(f"field of {name}", key, parameters, f"it has {has}")
+        if key in values:
+            raise ValueError(f"{name}: found {key} twice, expected it once")
+        values[key] = fit(_literal(node), hints.get(key, Any), name, key, examples.get(key, MISSING))
     missing = [key for key, one in parameters.items() if one.default is inspect.Parameter.empty and key not in values]
     if missing:
         raise ValueError(f"{name}: found no {', '.join(missing)}, expected a value; type {name}({missing[0]}=...)")
-    return cls(**values)
+    return values
 
 
 def _literal(node: ast.expr) -> Any:

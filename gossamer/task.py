@@ -192,14 +192,14 @@ def _encoded(tokenizer: Any, split: Split, max_length: int) -> Iterator[Mapping[
                     if found.encodings:
                         cut += bool(found.encodings[row].overflowing)
                     else:  # a tokenizer in Python does not say what it cut off
-                        whole = tokenizer(texts[row], pairs and pairs[row], verbose=False)
-                        cut += len(whole["input_ids"]) > max_length
+                        whole = tokenizer([texts[row]], pairs and [pairs[row]], verbose=False)
+                        cut += len(whole["input_ids"][0]) > max_length
             yield {key: found[key] for key in ("input_ids", "token_type_ids") if key in found}
     if cut:
         longest = max(map(len, split.texts))
         logger.warning(
-            "%d of %d texts are longer than %d tokens and are truncated; the longest has %d characters",
-            *(cut, len(split), max_length, longest),
+            "%d of %d texts are longer than %d tokens and are truncated; the longest has %s characters",
+            *(cut, len(split), max_length, f"{longest:,}"),
         )
 
 

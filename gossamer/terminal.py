@@ -60,7 +60,7 @@ def told(error: BaseException, command: str = "") -> tuple[int, str]:
         return 1, f"error: {error.strerror.lower()}{f': {error.filename}' if error.filename else ''}"
     if isinstance(error, MemoryError):
         return 1, "error: out of memory; a smaller batch or model needs less"
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, (ValueError, OSError)) or (isinstance(error, ImportError) and not error.name):
         return 1, f"error: {words}"
     if isinstance(error, AssertionError):
         return 3, f"error: a check failed: {words}; {OURS}"

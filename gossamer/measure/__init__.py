@@ -60,8 +60,9 @@ def measure(
     Returns {"task", "data", "seed", "versions", "hardware", "recipe", "timing", "baseline": side or None,
     "compressed": side}, with "others" (the sides of the second artefact and on) where several were given.  A side has
     model, engine, quality {value, metric, low, high}, parameters, bytes, bytes_folder, macs, latency_ms {p50, p99},
-    throughput_per_s, cpu and errors; one that was compared also label_loyalty, probability_loyalty, loyalty_base and
-    faster {latency, throughput, latency_cpu, throughput_cpu}.  What could not be had is None and errors says why.
+    throughput_per_s, cpu, timed and errors; one that was compared also label_loyalty, probability_loyalty,
+    loyalty_base and faster {latency, throughput, latency_cpu, throughput_cpu}.  What could not be had is None, and
+    errors says why.
     Raises ValueError for wrong arguments or data; where nothing could be opened, the artefact's own error.
     """
     from gossamer.environment import hardware, versions

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+NO_LIMIT = 1_000_000  # tokens: where neither model nor tokenizer knows one, a number that tokenizers can hold
+
 
 class Eager:
     """A predictor that calls a transformers model the plain way.
@@ -81,4 +83,5 @@ def eager(folder: str | Path) -> Eager:
             "fine-tune it first (gossamer compress does so and says so)"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Eager(model, tokenizer, max_length(tokenizer, model.config, cap=None), "transformers eager fp32")
+    longest = max_length(tokenizer, model.config, cap=NO_LIMIT)
+    return Eager(model, tokenizer, longest, "transformers eager fp32")

@@ -24,7 +24,18 @@ Opening = Callable[[], Subject]
 Opened = tuple[Side, Subject | None]
 Got = TypeVar("Got")
 
-FIGURES = ("engine", "quality", "parameters", "bytes", "bytes_folder", "macs", "latency_ms", "throughput_per_s", "cpu")
+FIGURES = (
+    "engine",
+    "quality",
+    "parameters",
+    "bytes",
+    "bytes_folder",
+    "macs",
+    "latency_ms",
+    "throughput_per_s",
+    "cpu",
+    "timed",
+)
 COMPARED = ("label_loyalty", "probability_loyalty", "faster")
 LOYALTY_BASE = 2
 

@@ -12,7 +12,7 @@ TOKENIZER = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "chat_template.*",
 )  # fmt: skip
-GRAPH = ("*.onnx", "*.onnx.data", "*.onnx_data")
+GRAPH = "model.onnx"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # read only where no safetensors are
 
@@ -52,20 +52,29 @@ def folder_bytes(folder: str | Path) -> int:
 
 
 def needed_bytes(folder: str | Path, engine: str) -> int:
-    """The bytes that running the model takes: its config, its tokenizer and the one form of weights the engine reads.
+    """The bytes that running the model takes: its config, its tokenizer and the weights that the engine reads.
 
     folder: an artefact, or a plain transformers folder (which may hold checkpoints and other weight formats as well).
-    engine: "onnxruntime" reads the graph; any other reads safetensors, or where there are none, pytorch_model.bin.
+    engine: "onnxruntime" reads the graph, and the files beside it that the graph names (which may be the safetensors);
+    any other engine reads the safetensors, or where there are none, pytorch_model.bin.
     Raises FileNotFoundError when the folder, or weights for that engine in it, cannot be found.
     """
     place = _existing(folder)
-    forms = (GRAPH,) if engine.startswith("onnx") else (WEIGHTS, OLD_WEIGHTS)
-    weights = next((found for form in forms if (found := _matching(place, form))), None)
-    if weights is None:
-        raise FileNotFoundError(
-            f"{place} holds no weights for {engine}: expected one of {', '.join(p for form in forms for p in form)}"
-        )
+    on_graph = engine.startswith("onnx")
+    expected = (GRAPH,) if on_graph else WEIGHTS + OLD_WEIGHTS
+    weights = _graph(place / GRAPH) if on_graph else _matching(place, WEIGHTS) or _matching(place, OLD_WEIGHTS)
+    if not weights:
+        raise FileNotFoundError(f"{place} holds no weights for {engine}; expected {' or '.join(expected)}")
     return _total({*weights, *_matching(place, CONFIG), *_matching(place, TOKENIZER)})
+
+
+def _graph(graph: Path) -> set[Path]:
+    """The graph, and its external data: files of its folder whose names stand in it."""
+    if not graph.is_file():
+        return set()
+    content = graph.read_bytes()
+    named = {one for one in graph.parent.iterdir() if one.is_file() and one.name.encode() in content}
+    return {graph, *(one for one in named if one.suffix in (".safetensors", ".data", ".onnx_data"))}
 
 
 def _stored(module: "nn.Module") -> "Iterator[Tensor]":

@@ -78,16 +78,17 @@ class Speed:
     failed: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """The report's figures: latency_ms, throughput_per_s and the same two on CPU time; None where it failed."""
-        wall, cpu = ([getattr(lap, kind) for lap in self.singles] for kind in ("wall", "cpu"))
+        """The report's figures: latency_ms, throughput_per_s both on CPU time (None where it failed), and how many."""
         return {
-            "latency_ms": {"p50": 1e3 * quantile(wall, 50), "p99": 1e3 * quantile(wall, 99)} if wall else None,
+            "latency_ms": self._latency("wall"),
             "throughput_per_s": self._per_second("wall"),
-            "cpu": {
-                "latency_ms": 1e3 * quantile(cpu, 50) if cpu else None,
-                "throughput_per_s": self._per_second("cpu"),
-            },
+            "cpu": {"latency_ms": self._latency("cpu"), "throughput_per_s": self._per_second("cpu")},
+            "timed": {"singles": len(self.singles), "passes": len(self.passes)},
         }
+
+    def _latency(self, kind: str) -> dict[str, float] | None:
+        laps = [1e3 * getattr(lap, kind) for lap in self.singles]
+        return {"p50": quantile(laps, 50), "p99": quantile(laps, 99)} if laps else None
 
     def _per_second(self, kind: str) -> float | None:
         laps = [getattr(lap, kind) for lap in self.passes]

@@ -5,6 +5,7 @@ The report itself is the dict that gossamer.measure returns and report.json hold
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 Report = Mapping[str, Any]
 Side = Mapping[str, Any]
 NOTHING = "-"
+SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def rows(report: Report) -> list[Row]:
             lambda b, s: _less(b, s, "bytes_folder", "smaller"),
         ),
         row(
-            f"multiply-accumulates, mean of {inputs} inputs",
+            f"MACs, mean of {inputs} inputs",
             lambda s: short(s.get("macs")),
             lambda b, s: _less(b, s, "macs", "fewer"),
         ),
@@ -75,7 +77,7 @@ def table(report: Report) -> "Table":
     if base:
         found.add_column(Text(f"baseline\n{base.get('engine') or 'failed'}"), justify="right")
     for one in artefacts:
-        name = one["model"] if len(artefacts) > 1 else "compressed"
+        name = Path(one["model"]).name if len(artefacts) > 1 else "compressed"
         found.add_column(Text(f"{name}\n{one.get('engine') or 'failed'}"), justify="right")
         if base:
             found.add_column("ratio", justify="right", style="bold")
@@ -167,7 +169,7 @@ def _share(value: float | None) -> str:
 def _times(ratio: float, better: str) -> str:
     opposite = {"fewer": "more", "smaller": "larger", "faster": "slower"}
     if 0.995 <= ratio < 1.005:
-        return "same"
+        return SAME
     return f"{digits(ratio)}x {better}" if ratio > 1 else f"{digits(1 / ratio)}x {opposite[better]}"
 
 
@@ -184,11 +186,11 @@ def _gain(one: Side, what: str) -> str:
 def verdict(base: Side, one: Side, report: Report) -> str:
     """Smaller, faster, and the change in quality, in one sentence; "" where nothing could be compared."""
     parts = [
-        (_less(base, one, "bytes", "smaller"), ""),
-        (_gain(one, "latency"), " at batch 1"),
-        (_gain(one, "throughput"), f" at batch {_timing(report, 'batch_size')}"),
+        (_less(base, one, "bytes", "smaller"), "size", ""),
+        (_gain(one, "latency"), "speed", " at batch 1"),
+        (_gain(one, "throughput"), "speed", f" at batch {_timing(report, 'batch_size')}"),
     ]
-    said = [part + where for part, where in parts if part != NOTHING]
+    said = [(f"same {what}" if part == SAME else part) + where for part, what, where in parts if part != NOTHING]
     if (change := _points(base, one)) != NOTHING:
         low, high = base["quality"]["low"], base["quality"]["high"]
         inside = "inside" if low <= one["quality"]["value"] <= high else "outside"

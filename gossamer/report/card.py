@@ -77,6 +77,7 @@ def _how(report: Report) -> str:
     data, timing, hardware = report["data"], report["timing"], report["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     faster = report["compressed"].get("faster") or {}
+    timed = report["compressed"].get("timed") or {"singles": 0, "passes": 0}
     where = {"latency_cpu": "at batch 1", "throughput_cpu": f"at batch {timing['batch_size']}"}
     cpu = [f"{faster[key]:.2f}x {place}" for key, place in where.items() if faster.get(key)]
     base = report["compressed"].get("loyalty_base", 2)
@@ -87,12 +88,13 @@ def _how(report: Report) -> str:
         "**Parameters**: weights that are stored, shared ones once; an integer weight is one weight.",
         "**Bytes to run it**: config, tokenizer and the weights that the engine named above reads. **Bytes of the "
         "folder**: every file in it, for every engine. 1 MB = 1,000,000 bytes.",
-        f"**Multiply-accumulates**: counted under torch's dispatcher, one text at a time at its true length, mean of "
-        f"{timing['macs_examples']}. 1 MAC = 2 FLOPs; embeddings, norms and activations count as zero.",
+        "**MACs** (multiply-accumulates; 1 MAC = 2 FLOPs): counted under torch's dispatcher on the torch form, one "
+        f"text at a time at its true length, mean of {timing['macs_examples']}; embeddings, norms and activations "
+        "count as zero.",
         f"**Speed**: baseline and artefact took turns in one process; tokenization included; {timing['threads']} "
         f"thread(s); medians, after {timing['warmup']} calls to warm up. Latency: one text at a time, "
-        f"{timing['singles']} texts. Throughput: {timing['pool']} texts in batches of {timing['batch_size']}, "
-        f"{timing['rounds']} passes. Ratios are medians over pairs of the same work in the same round."
+        f"{timed['singles']} texts. Throughput: {timing['pool']} texts in batches of {timing['batch_size']}, "
+        f"{timed['passes']} passes. Ratios are medians over pairs of the same work in the same round."
         + (f" On process CPU time the ratios are {' and '.join(cpu)}." if cpu else ""),
         f"**Loyalty**: the share of equal labels, and the mean of 1 - sqrt(JSD) to base {base} "
         "(Xu et al., EMNLP 2021), both against the baseline's answers.",

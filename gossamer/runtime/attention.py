@@ -67,18 +67,20 @@ def attention(
     attention_mask: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    bias: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """softmax(q k' * scaling + bias + mask) v, told to whoever listens.
+    """softmax(q k' * scaling + position_bias + mask) v, told to whoever listens.
 
-    query, key, value: (B, heads, T, head size).  bias: a position bias that belongs to the scores.
+    query, key, value: (B, heads, T, head size).  position_bias: one that belongs to the scores.
     A module that carries a child `rounding` has its four operands rounded on the way (TernaryBERT, section 3.1).
     """
     rounding = getattr(module, "rounding", None)
     listeners = _listeners.get()
     if not listeners and rounding is None:
-        mask = attention_mask if bias is None else bias if attention_mask is None else bias + attention_mask
+        mask = attention_mask
+        if position_bias is not None:
+            mask = position_bias if mask is None else position_bias + additive(mask, query)
         return sdpa_attention_forward(
             module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -87,8 +89,8 @@ def attention(
     if rounding is not None:
         query, key, value = rounding.query(query), rounding.key(key), rounding.value(value)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if bias is not None:
-        scores = scores + bias
+    if position_bias is not None:
+        scores = scores + position_bias
     mask = additive(attention_mask, scores)
     probs = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(value.dtype)
     for listener in listeners:

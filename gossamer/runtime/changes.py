@@ -22,6 +22,8 @@ from .modules import (
 from .walks import Patience, Shared, Stack, TokenThreshold, install
 
 Description = dict[str, Any]
+# what attention modules of some families remember of their own shape, and must be told after heads have left
+COUNTS = ("num_attention_heads", "num_heads", "n_heads", "all_head_size", "split_size", "inner_dim", "num_key_value_groups")
 
 PARTS: dict[str, type[nn.Module]] = {
     part.__name__: part
@@ -104,17 +106,20 @@ def changes(model: nn.Module) -> dict[str, Description]:
             replay(blank, {path: found[path]})
             continue
         description = describe(module)
-        if description is None:
-            continue
         try:
-            before = describe(blank.get_submodule(path))
+            old = blank.get_submodule(path)
         except AttributeError:
-            before = None
+            old = None
+        counts = {n: v for n in COUNTS if (v := getattr(module, n, None)) != getattr(old, n, None)}
+        if description is None:
+            if counts and old is not None:
+                found[f"{path}#"] = {"counts": counts}
+            continue
+        before = None if old is None else describe(old)
         if description != before:
             found[path] = description
             with torch.device("meta"):
                 replay(blank, {path: description})
-            continue
     return found
 
 
@@ -126,6 +131,10 @@ def replay(model: nn.Module, found: dict[str, Description]) -> nn.Module:
             model.set_submodule(path, Stack(stored, midpoint=description["midpoint"]))
             for walk in description["walks"]:
                 install(model, path, build(walk))  # type: ignore[arg-type]
+            continue
+        if "counts" in description:
+            for name, count in description["counts"].items():
+                setattr(model.get_submodule(path.rstrip("#")), name, count)
             continue
         part = build(description)
         parent, _, name = path.rpartition(".")

@@ -12,6 +12,8 @@ from .attention import attention
 class LowRank(nn.Module):
     """y = up(down(x)), rank in the middle: two small products in place of a large one."""
 
+    weight = None  # some families look before they call
+
     def __init__(self, in_features: int, rank: int, out_features: int, biased: bool = True) -> None:
         super().__init__()
         self.in_features, self.rank, self.out_features, self.biased = in_features, rank, out_features, biased
@@ -71,6 +73,8 @@ class IntLinear(nn.Module):
 
     y = (q(x) @ codes) * sx * scale + bias,  q(x) = round(x / sx),  sx = max|x| / 127 over the token's features.
     """
+
+    weight = None  # some families look before they call
 
     def __init__(self, in_features: int, out_features: int, biased: bool = True) -> None:
         super().__init__()
@@ -148,6 +152,8 @@ def unpack(packed: Tensor, n: int) -> Tensor:
 class TernaryLinear(nn.Module):
     """{-a, 0, +a}: two bits a weight on disk and in memory, one `a` for the matrix; inputs rounded as in training."""
 
+    weight = None  # some families look before they call
+
     def __init__(self, in_features: int, out_features: int, biased: bool = True, bits: int = 8) -> None:
         super().__init__()
         self.in_features, self.out_features, self.biased, self.bits = in_features, out_features, biased, bits
@@ -219,6 +225,8 @@ class ScoreAttention(nn.Module):
 
 class Nothing(nn.Module):
     """A linear layer that reads nothing any more: its bias alone, or zeros, at the width it used to have."""
+
+    weight = None  # some families look before they call
 
     def __init__(self, out_features: int, biased: bool = False) -> None:
         super().__init__()

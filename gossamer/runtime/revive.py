@@ -4,7 +4,6 @@
 it), rebuilt as it was saved.  Whatever loads computes the real thing, or the load fails aloud.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,10 +16,9 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from .changes import changes, plain_class, replay
+from .manifest import FORMAT, check, seal, too_new
 
-FORMAT = 1  # raised when an older reader could not read what we write; every older format keeps its reader
 MODEL_TYPE = "gossamer"
-MANIFEST = "manifest.json"
 OURS = ("gossamer", "gossamer_format", "base_model_type", "auto_map")
 TASKS = (
     "AutoModel",
@@ -47,55 +45,9 @@ class Config(PretrainedConfig):  # type: ignore[misc]
         """
         found = getattr(self, "gossamer_format", 0)
         if found > FORMAT:
-            raise ValueError(
-                f"this artefact has format {found}, and this version reads up to format {FORMAT}; "
-                "upgrade with: pip install --upgrade gossamer"
-            )
+            raise ValueError(too_new(self._name_or_path or "this artefact", found))
         settings = {k: v for k, v in self.to_dict().items() if k not in (*OURS, "model_type")}
         return AutoConfig.for_model(self.base_model_type, **settings)
-
-
-def digest(file: Path) -> str:
-    """The sha256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def seal(folder: Path) -> None:
-    """Write down the sha256 of every file of an artefact."""
-    files = {f.relative_to(folder).as_posix(): digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-    files.pop(MANIFEST, None)
-    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
-
-
-def check(folder: Path) -> None:
-    """Compare every file of an artefact with its manifest; a folder without a manifest is not ours to judge.
-
-    Raises:
-        ValueError: a file is missing or differs, or the artefact has a newer format than this version reads.
-    """
-    if not (folder / MANIFEST).is_file():
-        return
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files, found = manifest["files"].items(), manifest["format"]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged ({error}); copy the artefact again from its source") from error
-    if found > FORMAT:
-        raise ValueError(
-            f"{folder} has artefact format {found}, and this version reads up to format {FORMAT}; "
-            "upgrade with: pip install --upgrade gossamer"
-        )
-    for name, expected in files:
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} lacks {name}, which its manifest lists; copy the artefact again from its source")
-        if name.endswith(".md"):
-            continue  # people edit model cards
-        if digest(folder / name) != expected:
-            raise ValueError(
-                f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; "
-                "copy the artefact again from its source"
-            )
 
 
 def write(model: nn.Module, folder: Path, **options: Any) -> None:

@@ -100,7 +100,7 @@ def summary(model: nn.Module, steps: list[str], x: Tensor) -> Tensor:
     """What the last linear layer of the head reads, from hidden states x (b, t, d); see anatomy.Head.steps."""
     for step in steps:
         if step == "first":
-            x = x[:, 0]
+            x = x[:, 0]  # (b, d)
         elif step in ACTIVATIONS:
             x = ACTIVATIONS[step](x)
         else:

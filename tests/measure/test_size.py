@@ -73,6 +73,8 @@ def test_only_what_an_engine_reads_is_needed(tmp_path):
     assert size.needed_bytes(tmp_path, "transformers eager fp32") == 115
     assert size.needed_bytes(tmp_path, "onnxruntime") == 215
     assert size.folder_bytes(tmp_path) == 115 + 200 + 16 + 32 + 64 + 1000 + 10_000 + 5
+    (tmp_path / "model.onnx").write_bytes(b"x" * 50 + b"model.safetensors" + b"x" * 133)  # its weights are over there
+    assert size.needed_bytes(tmp_path, "onnxruntime") == 315
 
 
 def test_old_weights_and_shards(tmp_path):
@@ -93,5 +95,5 @@ def test_a_hard_link_counts_once(tmp_path):
 def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder; expected an artefact"):
         size.folder_bytes(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=r"no weights for onnxruntime: expected one of \*\.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"no weights for onnxruntime; expected model\.onnx"):
         size.needed_bytes(tmp_path, "onnxruntime")

@@ -45,7 +45,8 @@ def test_the_table_is_markdown_and_each_figure_is_explained(report, tmp_path):
     assert {line.replace("\\|", "").count("|") for line in lines} == {5}
     assert "| bytes to run it | 91.6 MB | 15.2 MB | 6.03x smaller |" in lines
     for word in ("Wilson", "shared ones once", "1 MAC = 2 FLOPs", "took turns", "2 thread(s)", "sqrt(JSD) to base 2",
-                 "rotten-tomatoes, the test split, 2553", "Some CPU", "torch 2.13.0", "11.00x at batch 1"):  # fmt: skip
+                 "rotten-tomatoes, the test split, 2553", "Some CPU", "190 texts", "5 passes",
+                 "torch 2.13.0", "11.00x at batch 1"):  # fmt: skip
         assert word in text
     assert "Against its teacher: 6.03x smaller, 10.1x faster at batch 1" in text
     assert "then(CoFi(sparsity=0.6), Int8())" in text

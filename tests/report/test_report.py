@@ -23,7 +23,7 @@ def test_each_figure_stands_beside_its_baseline(report):
     assert line(report, "parameters").against == ("1.62x fewer",)
     assert line(report, "bytes to run").cells == ("91.6 MB", "15.2 MB")
     assert line(report, "bytes to run").against == ("6.03x smaller",)
-    assert line(report, "multiply").cells == ("271 M", "90.0 M")
+    assert line(report, "MACs").cells == ("271 M", "90.0 M")
     assert line(report, "latency at batch 1, p50").cells == ("9.21 ms", "0.912 ms")
     assert line(report, "latency at batch 1, p50").against == ("10.1x faster",)  # of pairs, not 9.21 / 0.912
     assert line(report, "latency at batch 1, p99").against == ("10.6x faster",)
@@ -47,9 +47,15 @@ def test_what_got_worse_is_said_too(report):
     report["compressed"] |= {"bytes": 183_200_000, "macs": 271_000_000}
     report["compressed"]["faster"]["latency"] = 0.5
     report["compressed"]["quality"] = {"value": 0.7, "metric": "accuracy", "low": 0.68, "high": 0.72}
-    assert line(report, "multiply").against == ("same",)
+    assert line(report, "MACs").against == ("same",)
     assert verdicts(report)[0].startswith("runs/small: 2.00x larger, 2.00x slower at batch 1, 6.25x faster")
     assert "accuracy -11.4 points, outside" in verdicts(report)[0]
+
+
+def test_no_change_is_said_as_such(report):
+    report["compressed"] |= {"bytes": 91_600_000}
+    report["compressed"]["faster"] |= {"latency": 1.001}
+    assert verdicts(report)[0].startswith("runs/small: same size, same speed at batch 1, 6.25x faster at batch 32")
 
 
 def test_without_a_baseline_there_is_no_ratio(report):

@@ -1,0 +1,73 @@
+"""The artefact as the torch model it is: every method, every walk."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gossamer.engines.predictor import Batch, Predictor
+from gossamer.engines.texts import Facts, Read, Reader, facts, reader
+
+
+def load(folder: Path, threads: int | None = None) -> Predictor:
+    """The artefact in `folder`, answered for by its torch model, in the precision in which it was saved.
+
+    Raises:
+        ValueError: the folder's files are damaged.
+    """
+    from gossamer import artefact
+
+    model: Any = artefact.load(folder).eval()
+    known = facts(folder)
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = known.pad_id  # the families that look for the last token of a text must know it
+    if (folder / "tokenizer.json").is_file():
+        read = reader(folder, known, alone=threads == 1)
+    else:
+        read = slow_reader(folder, known)
+    turn = Lock()  # walks keep state in the modules they pass, and the number of threads is torch's, not ours
+
+    def run(batch: Batch) -> NDArray[np.float32]:
+        given = {key: torch.from_numpy(value).to(model.device) for key, value in batch.items()}
+        with turn, torch.inference_mode(), _threads(threads):
+            answers: NDArray[np.float32] = model(**given).logits.float().cpu().numpy()
+        return answers
+
+    return Predictor("torch", known, read, run, model)
+
+
+def slow_reader(folder: Path, facts: Facts) -> Reader:
+    """A tokenizer that exists in Python only, through transformers."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def read(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Read]:
+        found = []
+        for i, text in enumerate(texts):
+            pair = None if pairs is None else pairs[i]
+            whole = tokenizer(text, pair, verbose=False)["input_ids"]
+            one = tokenizer(text, pair, truncation=True, max_length=facts.max_length, return_token_type_ids=True)
+            cut = len(whole) > len(one["input_ids"])
+            found.append(Read(one["input_ids"] or [facts.pad_id], one["token_type_ids"] or [0], cut))
+        return found
+
+    return read
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

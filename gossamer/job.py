@@ -1,0 +1,133 @@
+"""A job: one model, one task, one folder to work in; what a method is handed, and what survives an interruption."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gossamer.task import Classification, Regression
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Job:
+    """What a method works on.
+
+    model: what is being compressed; a method may put another in its place.  teacher: the fine-tuned model, frozen.
+    pretrained: the model before it was fine-tuned, where there is one.  train, dev: encoded examples, unpadded.
+    folder: the working folder; stages, checkpoints and the teacher's answers survive an interruption there.
+    max_steps: no stage takes more.  autocast: train in bfloat16.  keep: losses that earlier walks need.
+    plan: when not None, each stage is noted there, and not trained if `dry`.
+    """
+
+    model: Any
+    teacher: Any
+    task: Classification | Regression
+    tokenizer: Any
+    train: list[dict[str, Any]]
+    dev: list[dict[str, Any]]
+    folder: Path
+    pretrained: Any = None
+    seed: int = 0
+    max_steps: int | None = None
+    autocast: bool = False
+    report_to: str | None = None
+    resume: bool = False
+    dry: bool = False
+    save_every: int = 50
+    progress: Progress | None = None
+    keep: list[Any] = field(default_factory=list)
+    plan: list[dict[str, Any]] | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stage: int = 0
+
+    @cached_property
+    def device(self) -> torch.device:
+        """A GPU if there is one."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The token that fills batches up."""
+        return int(getattr(self.tokenizer, "pad_token_id", None) or getattr(self.model.config, "pad_token_id", 0) or 0)
+
+    def tell(self, what: str, share: float) -> None:
+        """Say what is being done, and the share of it that is done."""
+        if self.progress is not None:
+            self.progress(what, share)
+
+    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """A padded batch."""
+        return self.task.collate(examples, self.pad_id)
+
+    def batches(self, count: int, size: int = 32) -> Iterator[dict[str, Tensor]]:
+        """`count` training examples, evenly spaced over the data, in batches; without labels and places."""
+        picked = np.unique(np.linspace(0, len(self.train) - 1, min(count, len(self.train))).round().astype(int))
+        chosen = sorted((self.train[i] for i in picked), key=lambda e: -len(e["input_ids"]))
+        for at in range(0, len(chosen), size):
+            batch = self.collate(chosen[at : at + size])
+            yield {k: v.to(self.device) for k, v in batch.items() if k != "index"}
+
+    def next_stage(self, name: str) -> Path:
+        """The folder of the next stage; stages are counted from 1."""
+        self.stage += 1
+        return self.folder / f"stage-{self.stage:02d}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
+
+    def forget_checkpoints(self, folder: Path) -> None:
+        """A finished stage needs its end only."""
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def first(self) -> AbstractContextManager[None]:
+        """Let the main process do this first, where there are several."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return nullcontext()
+        from accelerate import PartialState
+
+        return cast(AbstractContextManager[None], PartialState().main_process_first())
+
+    @property
+    def main(self) -> bool:
+        """Is this the process that writes?"""
+        return int(os.environ.get("RANK", "0")) == 0
+
+    def fingerprint(self, model: nn.Module) -> str:
+        """A short name for the very weights of a model."""
+        total = hashlib.sha256()
+        for tensor in model.state_dict().values():
+            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()[:12]
+
+
+@torch.no_grad()
+def answers(model: nn.Module, job: Job, examples: Sequence[dict[str, Any]], size: int = 64) -> NDArray[np.float32]:
+    """The model's logits on encoded examples, in their order; (n, classes) or (n, 1)."""
+    model.eval()
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]["input_ids"]))
+    found: list[NDArray[np.float32] | None] = [None] * len(examples)
+    for at in range(0, len(order), size):
+        places = order[at : at + size]
+        batch = job.collate([examples[i] for i in places])
+        given = {k: v.to(job.device) for k, v in batch.items() if k not in ("labels", "index")}
+        logits = model(**given).logits.float().cpu().numpy()
+        for i, row in zip(places, logits, strict=True):
+            found[i] = row
+    return np.stack(cast(list[NDArray[np.float32]], found))
+
+
+def score(model: nn.Module, job: Job, examples: Sequence[dict[str, Any]]) -> float:
+    """The task's metric of the model on labelled examples."""
+    labels = np.array([e["labels"] for e in examples])
+    return job.task.score(answers(model, job, examples), labels)

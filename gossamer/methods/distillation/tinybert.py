@@ -1,0 +1,86 @@
+"""TinyBERT: Distilling BERT for Natural Language Understanding (Jiao et al., Findings of EMNLP 2020).
+
+A narrower, shallower student first imitates the teacher's embeddings, hidden states and attention scores, layer by
+evenly spaced layer (eq. 7-9); only then its predictions (eq. 10).  General distillation does the first of this with the
+teacher as it was before fine-tuning, task distillation with the fine-tuned one.  One projection serves embeddings and
+all layers, as in the official code; the teacher is in evaluation mode, unlike there.  Without a corpus of its own,
+general distillation reads the training texts; where student and teacher are equally wide, the student starts from the
+teacher's evenly spaced layers.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+
+from gossamer.anatomy import blocks, head, loop, width
+from gossamer.fields import Between
+from gossamer.job import Job
+from gossamer.loss import Attention, Hidden, Logits
+from gossamer.train import Train
+
+
+@dataclass(frozen=True)
+class TinyBERT:
+    """Two-stage distillation into a new student.  hidden 0: the teacher's width; the feed-forward part is 4 times it."""
+
+    rows: ClassVar[tuple[str, ...]] = ("tinybert",)
+    kind: ClassVar[str] = "begin"
+
+    layers: Annotated[int, Between(1, 48)] = 4
+    hidden: Annotated[int, Between(0, 4096)] = 312
+    heat: Annotated[float, Between(0.5, 20)] = 1.0
+    general_epochs: Annotated[float, Between(0.0, 100)] = 3.0
+    intermediate_epochs: Annotated[float, Between(0.1, 100)] = 10.0
+    prediction_epochs: Annotated[float, Between(0.1, 100)] = 3.0
+    lr: Annotated[float, Between(1e-6, 1e-3)] = 5e-5
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """General, intermediate, prediction."""
+        job.model = self.student(job.teacher)
+        wide = width(job.teacher)
+
+        def likeness() -> Hidden:
+            return Hidden(width(job.model), wide)
+
+        if self.general_epochs and job.pretrained is not None:
+            yield Train(
+                likeness() + Attention(), self.general_epochs, self.lr, teacher=job.pretrained, name="general distillation"
+            )
+        yield Train(
+            likeness() + Attention(), self.intermediate_epochs, self.lr, schedule="constant", warmup=0.0, name="intermediate"
+        )
+        yield Train(Logits(self.heat), self.prediction_epochs, 0.6 * self.lr, name="prediction")
+
+    def student(self, teacher: torch.nn.Module) -> torch.nn.Module:
+        """A blank model of the teacher's family, fewer layers and another width.
+
+        Raises:
+            ValueError: more layers than the teacher's, or a width that its heads do not divide.
+        """
+        config, deep = deepcopy(teacher.config), len(blocks(teacher))
+        hidden = self.hidden or config.hidden_size
+        if self.layers > deep:
+            raise ValueError(f"found {deep} layers in the teacher, expected at least {self.layers}; type TinyBERT({deep})")
+        if hidden % config.num_attention_heads:
+            near = max(1, round(hidden / config.num_attention_heads)) * config.num_attention_heads
+            raise ValueError(
+                f"hidden={hidden} is not a multiple of the {config.num_attention_heads} heads; type TinyBERT(hidden={near})"
+            )
+        config.num_hidden_layers = self.layers
+        if hidden != config.hidden_size:
+            config.hidden_size, config.intermediate_size = hidden, 4 * hidden
+        student = type(teacher)(config)
+        if hidden == teacher.config.hidden_size:
+            state = teacher.state_dict()
+            path = loop(teacher)
+            for i in range(self.layers):
+                from_ = (2 * (i + 1) * deep + self.layers) // (2 * self.layers) - 1
+                layer = student.get_submodule(f"{path}.{i}")
+                layer.load_state_dict(teacher.get_submodule(f"{path}.{from_}").state_dict())
+            rest = {k: v for k, v in state.items() if not k.startswith(f"{path}.")}
+            student.load_state_dict(rest, strict=False)
+        assert head(student)
+        return student

@@ -1,0 +1,46 @@
+"""PABEE: BERT Loses Patience: Fast and Robust Inference with Early Exit (Zhou et al., NeurIPS 2020).
+
+A classifier after every layer, trained jointly with weights that grow with depth (eq. 3); an example stops once
+`patience` consecutive classifiers have repeated the answer before them.  As in the official code the classifiers share
+the model's pooler and the last of them is the model's own; unlike there, every example of a batch counts for itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from gossamer.fields import Between
+from gossamer.job import Job
+from gossamer.loss import EveryExit
+from gossamer.runtime.walks import Patience
+from gossamer.train import Train
+from gossamer.walking import depth, features, walk
+
+
+@dataclass(frozen=True)
+class PABEE:
+    """Patience-based early exit.  tolerance: how close two answers of a regression are when they agree."""
+
+    rows: ClassVar[tuple[str, ...]] = ("pabee",)
+    kind: ClassVar[str] = "walk"
+
+    patience: Annotated[int, Between(1, 24)] = 3
+    tolerance: Annotated[float, Between(0.0, 10.0)] = 0.1
+    epochs: Annotated[float, Between(0.1, 100)] = 5.0
+    lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """Install the exits and train them together with the model."""
+        layers = depth(job.model)
+        if layers <= self.patience + 1:
+            raise ValueError(
+                f"found {layers} layers and patience {self.patience}: no example could stop before the end; "
+                f"type PABEE(patience={max(1, layers - 2)}) or less, on a model of at least 3 layers"
+            )
+        steps, width, labels = features(job.model)
+        exits = Patience(steps, layers, width, labels, self.patience, self.tolerance)
+        for head in exits.exits:
+            head.weight.data.normal_(std=0.02)  # type: ignore[union-attr, operator]
+            head.bias.data.zero_()  # type: ignore[union-attr, operator]
+        walk(job.model, exits)
+        yield Train(EveryExit(exits), epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")

@@ -1,0 +1,59 @@
+"""The order law: rearrange layers, then cut shapes, then factor, then settle to integers.
+
+Walks that only observe may come any time after the rearranging.  What has been done is read off the model, so the law
+holds for recipes and for artefacts that are compressed once more.
+"""
+
+from typing import Any, Literal
+
+from torch import nn
+
+from gossamer.runtime.changes import changes
+from gossamer.runtime.modules import IntEmbedding, IntLinear, LowRank, ScoreAttention, TernaryEmbedding, TernaryLinear
+from gossamer.runtime.walks import stack_of
+
+Kind = Literal["begin", "rearrange", "cut", "factor", "settle", "walk"]
+SETTLED = (IntLinear, IntEmbedding, TernaryLinear, TernaryEmbedding)
+FACTORED = (LowRank, ScoreAttention)
+LAW = "rearrange layers, then cut shapes, then factor, then settle to integers"
+
+
+def done(model: nn.Module) -> dict[str, str]:
+    """What has been done to a model: kind of method -> what was found of it."""
+    found: dict[str, str] = {}
+    for kind, parts in (("settle", SETTLED), ("factor", FACTORED)):
+        names = sorted({type(m).__name__ for m in model.modules() if isinstance(m, parts)})
+        if names:
+            found[kind] = ", ".join(names)
+    stack = stack_of(model)
+    if stack is not None:
+        found["walk"] = ", ".join(type(w).__name__ for w in stack.walking)
+    return found
+
+
+def allow(model: nn.Module, method: Any) -> None:
+    """Refuse a method that comes too late.
+
+    Raises:
+        ValueError: what was found, and where the method belongs.
+    """
+    kind: Kind = method.kind
+    name, found = type(method).__name__, done(model)
+    late = {
+        "rearrange": ("settle", "factor", "walk"),
+        "cut": ("settle", "factor"),
+        "factor": ("settle",),
+    }.get(kind, ())
+    for former in late:
+        if former in found:
+            raise ValueError(
+                f"{name} comes too late: the model already holds {found[former]}; put {name} first. "
+                f"The order is: {LAW}; walks that only observe come any time after the rearranging"
+            )
+    if kind == "begin":
+        earlier = found or {"cut": "changed shapes"} if changes(model) else found
+        if earlier:
+            raise ValueError(
+                f"{name} begins a new student, which would lose what was done before (found: "
+                f"{', '.join(earlier.values())}); put {name} first"
+            )

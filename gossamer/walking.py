@@ -1,0 +1,66 @@
+"""Letting a walk walk a model's layers: where the loop is, where tokens may leave, and which families allow it."""
+
+from torch import nn
+
+from gossamer.anatomy import blocks, head, loop, towers
+from gossamer.runtime.walks import Stack, Walk, install
+
+# Families whose layers hand each other more than hidden states, so that their loop cannot be owned from outside.
+BOUND = {
+    "albert": "calls its layers by number",
+    "modernbert": "chooses masks and rotations by layer",
+    "t5": "passes position biases from layer to layer",
+}
+# Families whose classifier reads the first token and whose attention is heard while running.
+BY_EXAMPLE = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+
+
+def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> None:
+    """Install a walk; `stored`, when given, takes the place of the model's layers.
+
+    Raises:
+        ValueError: the family's loop cannot be owned, or rows and tokens cannot leave it, or another walk is in the way.
+    """
+    family, name = model.config.model_type, type(way).__name__  # type: ignore[union-attr]
+    convolution = any(isinstance(m, nn.Conv1d) for m in model.modules())
+    if family in BOUND or len(towers(model)) > 1 or convolution:
+        reason = BOUND.get(family, "has two loops" if len(towers(model)) > 1 else "convolves after its first layer")
+        raise ValueError(
+            f"{name} needs to own the loop over the layers, and {family} {reason}; "
+            f"use it on one of: {', '.join(BY_EXAMPLE)}"
+        )
+    if way.dynamic and (family not in BY_EXAMPLE or getattr(model.config, "is_decoder", False)):
+        raise ValueError(
+            f"{name} lets rows or tokens leave on the way, and gossamer does not do that for {family}; "
+            f"use it on one of: {', '.join(BY_EXAMPLE)}"
+        )
+    first = blocks(model)[0]
+    midpoint = (first.path("sublayer") or "") if first.post_norm else ""
+    install(model, loop(model), way, stored, midpoint)
+
+
+def depth(model: nn.Module) -> int:
+    """How many layers an example passes: more than are stored where they are shared."""
+    stack = model.get_submodule(loop(model))
+    order = range(len(blocks(model)))
+    if isinstance(stack, Stack):
+        for way in stack.walking:
+            order = list(way.order(order))  # type: ignore[assignment]
+    return len(order)
+
+
+def features(model: nn.Module) -> tuple[list[str], int, int]:
+    """How the head reads hidden states: its steps, the width of what the last linear reads, the number of answers.
+
+    Raises:
+        ValueError: the model has no head that reads the first token.
+    """
+    found = head(model)
+    answer = found.answer
+    steps = found.steps
+    if steps[:1] != ["first"] and not (len(steps) == 1 and steps[0].endswith("pooler")):
+        raise ValueError(
+            f"the head of {type(model).__name__} does not read the first token (it reads {steps}); "
+            "early exits need a sequence classifier such as AutoModelForSequenceClassification gives"
+        )
+    return steps, int(answer.in_features), int(answer.out_features)  # type: ignore[arg-type]

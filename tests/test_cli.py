@@ -1,0 +1,354 @@
+"""The commands: what they pass on, what they print, what they refuse, and how they end."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from gossamer import cli, recipe
+from gossamer.cli import app
+from gossamer.terminal import told, writing
+
+Fake = Callable[..., SimpleNamespace]
+
+
+def run(*args: str, stdin: str | None = None) -> Any:
+    return CliRunner().invoke(app, list(args), input=stdin)
+
+
+def alone(*args: str, before: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
+    """A process of its own that runs `before` and then the command."""
+    code = f"import sys; sys.argv = ['gossamer', *{list(args)!r}]\n{before}\nfrom gossamer.cli import main; main()"
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, **more)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Puts a module of the given names in place of gossamer.<name>."""
+
+    def put(name: str, **content: Any) -> SimpleNamespace:
+        module = SimpleNamespace(**content)
+        monkeypatch.setitem(sys.modules, f"gossamer.{name}", module)
+        return module
+
+    return put
+
+
+@pytest.fixture
+def calls(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A `compress` that records its arguments, and a recipe language of upper-case letters."""
+    seen: list[Any] = []
+
+    def compress(*args: Any, **words: Any) -> dict[str, Any]:
+        seen.append((args, words))
+        if words["dry_run"]:
+            return {"stages": [{"name": "prune", "steps": 3}, {"name": "tune", "reads": "labels"}], "seconds": 90}
+        return {"task": "text-classification", "out": words["out"]}
+
+    def parse(text: str) -> str:
+        if not text.isupper():
+            raise ValueError(f"found {text}, expected capitals")
+        return f"<{text}>"
+
+    fake("train", compress=compress)
+    fake("report", show=lambda report: print(f"table of {report['task']}"))
+    monkeypatch.setattr(recipe, "parse", parse)
+    return seen
+
+
+# --- quick answers ----------------------------------------------------------------------------------------------------
+
+HEAVY = ("torch", "transformers", "onnxruntime", "numpy", "pandas", "datasets", "accelerate", "tokenizers")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["env"], ["env", "--json"], ["compress", "--help"]])
+def test_quick_commands_import_nothing_heavy(args: list[str]) -> None:
+    # imports are counted, not seconds: those depend on what else the machine does
+    count = f"import atexit; atexit.register(lambda: print(len(sys.modules), [m for m in {HEAVY} if m in sys.modules]))"
+    done = alone(*args, before=count)
+    assert done.returncode == 0, done.stderr
+    number, heavy = done.stdout.splitlines()[-1].split(" ", 1)
+    assert heavy == "[]" and int(number) < 700
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert done.exit_code == 0 and done.stdout.startswith("gossamer ") and done.stdout.strip()[-1].isdigit()
+
+
+def test_help_lists_the_commands() -> None:
+    for done in (run("--help"), run("-h"), run()):
+        assert all(f" {name} " in done.output for name in ("demo", "compress", "measure", "predict", "methods", "env"))
+
+
+def test_env() -> None:
+    found = json.loads(run("env", "--json").stdout)
+    assert {"versions", "hardware"} <= found.keys() and found["versions"]["python"] and found["hardware"]["cores"] >= 1
+    text = run("env").stdout
+    assert "python" in text and "cores" in text and os.uname().nodename not in text.split()
+
+
+def test_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    told_of: dict[str, Any] = {"name": "Cut", "rows": ["a", "b"], "family": "pruning", "paper": "T (A, B 2020)"}
+    keep = {"name": "keep", "type": "float", "default": 0.5, "range": [0.1, 0.9], "choices": None}
+    bits = {"name": "bits", "type": "int", "default": 8, "range": None, "choices": [4, 8]}
+    how = {"name": "how", "type": "'a' | 'b'", "default": "a", "range": None, "choices": ["a", "b"]}
+    told_of |= {"kind": "cut", "year": 2020, "fields": [keep, bits, how]}
+    monkeypatch.setattr(recipe, "methods", lambda: {"Cut": object})
+    monkeypatch.setattr(recipe, "describe", lambda cls: told_of)
+    assert json.loads(run("methods", "--json").stdout) == [told_of]
+    assert run("methods").stdout.splitlines() == [
+        "Cut  (pruning, 2020)  T (A, B 2020)",
+        "    rows: a, b",
+        "    keep: float = 0.5  (0.1 to 0.9)",
+        "    bits: int = 8  (one of 4, 8)",
+        "    how: 'a' | 'b' = 'a'",
+    ]
+
+
+# --- compress, demo, measure ------------------------------------------------------------------------------------------
+
+
+def test_compress_passes_everything_on(calls: list[Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out))
+    assert done.exit_code == 0 and done.stdout == f"table of text-classification\nartefact: {out}\n"
+    plain = dict(teacher=None, seed=0, max_steps=None, resume=False, dry_run=False, autocast="auto", report_to=None)
+    columns = dict(text="text", pair="text_pair", label="label")
+    assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **plain, **columns))
+    more = "--teacher t --seed 3 --max-steps 5 --resume --text a --pair b --label c --no-autocast --report-to wandb"
+    run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out), *more.split())
+    given = dict(teacher="t", seed=3, max_steps=5, resume=True, dry_run=False, autocast=False, report_to="wandb")
+    assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **given, text="a", pair="b", label="c"))
+
+
+def test_compress_prints_json_or_the_plan(calls: list[Any], tmp_path: Path) -> None:
+    base = ["compress", "model", "--data", "d", "--recipe", "A", "--out", str(tmp_path / "out")]
+    assert json.loads(run(*base, "--json").stdout) == {"task": "text-classification", "out": str(tmp_path / "out")}
+    plan = run(*base, "--dry-run").stdout
+    assert all(word in plan for word in ("name", "steps", "reads", "prune", "tune", "labels", "seconds: 90"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_folder_is_refused_unless_resumed(calls: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("kept")
+    base = ["compress", "model", "--data", "d", "--recipe", "A", "--out"]
+    done = run(*base, str(tmp_path))
+    assert done.exit_code == 1 and not calls and "Traceback" not in done.stderr
+    assert done.stderr == (
+        f"error: --out {tmp_path} is not empty; choose another folder, or add --resume to continue what is in it\n"
+    )
+    assert "is a file, expected a folder" in run(*base, str(tmp_path / "precious.txt")).stderr
+    assert run(*base, str(tmp_path), "--resume").exit_code == 0 and len(calls) == 1
+    (tmp_path / "empty").mkdir()
+    assert run(*base, str(tmp_path / "empty")).exit_code == 0
+    assert (tmp_path / "precious.txt").read_text() == "kept"
+
+
+def test_a_wrong_recipe_comes_before_everything(calls: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("")
+    done = run("compress", "model", "--data", "d", "--recipe", "a", "--out", str(tmp_path))
+    assert (done.exit_code, done.stderr) == (1, "error: found a, expected capitals\n") and not calls
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["compress", "model"],
+        ["compress", "model", "--data", "d", "--recipe", "A", "--out", "o", "--max-steps", "0"],
+        ["compress", "model", "--data", "d", "--recipe", "A", "--out", "o", "--frobnicate"],
+        ["predict"],
+        ["predict", "a", "--batch-size", "0"],
+        ["nonsense"],
+    ],
+)
+def test_a_wrong_command_line_is_usage(args: list[str], calls: list[Any]) -> None:
+    assert run(*args).exit_code == 2 and not calls
+
+
+def test_demo(fake: Fake, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    fake("demo", run=lambda out, quick: seen.append((out, quick)) or {"task": "toy"})
+    fake("report", show=lambda report: print(report["task"]))
+    assert run("demo", "--out", str(tmp_path), "--quick").stdout == f"toy\nresults: {tmp_path}\n"
+    assert run("demo").exit_code == 0
+    assert seen == [(tmp_path, True), (Path("runs/demo"), False)]
+
+
+def test_measure(fake: Fake, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    fake("measure", measure=lambda artefacts, **words: seen.append((artefacts, words)) or {"task": "toy"})
+    fake("report", show=lambda report: print("table"))
+    report = tmp_path / "report.json"
+    done = run("measure", "one", "two", "--data", "d", "--baseline", "base", "--json", str(report), "--label", "stars")
+    assert (done.exit_code, done.stdout, json.loads(report.read_text())) == (0, "table\n", {"task": "toy"})
+    columns = dict(text="text", pair="text_pair", label="stars")
+    assert seen.pop() == (["one", "two"], dict(data="d", baseline="base", progress=None, **columns))
+    again = run("measure", "one", "--data", "d", "--json", str(report))
+    assert again.exit_code == 1 and "exists; choose another name, or add --force" in again.stderr and not seen
+    assert json.loads(run("measure", "one", "--data", "d", "--json", "-").stdout) == {"task": "toy"}
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine(fake: Fake) -> SimpleNamespace:
+    """An engine that answers with the length of the text, and remembers how it was called."""
+    seen = SimpleNamespace(loaded=[], windows=[])
+
+    def answer(texts: list[str], pairs: list[str] | None = None, batch_size: int = 32) -> list[dict[str, Any]]:
+        seen.windows.append((len(texts), pairs, batch_size))
+        if "bad" in texts:
+            raise ValueError("found bad, expected good")
+        return [{"label": "long" if len(text) > 3 else "short", "score": 0.5} for text in texts]
+
+    fake("engines", load=lambda folder: seen.loaded.append(folder) or answer)
+    return seen
+
+
+def test_predict_is_a_filter(engine: SimpleNamespace) -> None:
+    done = run("predict", "folder", stdin="ab\nabcdé\n")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == [{"label": "short", "score": 0.5}, {"label": "long", "score": 0.5}]
+    assert (done.exit_code, done.stderr, engine.loaded) == (0, "", ["folder"])
+    echoed = run("predict", "folder", "--echo", stdin="abcdé\n").stdout
+    assert echoed == '{"text": "abcdé", "label": "long", "score": 0.5}\n'
+
+
+def test_predict_reads_and_writes_files(engine: SimpleNamespace, tmp_path: Path) -> None:
+    given, out = tmp_path / "given.txt", tmp_path / "out.jsonl"
+    given.write_text("one\nthree\n")
+    args = ["predict", "folder", "--input", str(given), "--output", str(out)]
+    assert run(*args).exit_code == 0 and len(out.read_text().splitlines()) == 2
+    out.write_text("precious")
+    done = run(*args)
+    assert done.exit_code == 1 and out.read_text() == "precious" and "add --force to replace it" in done.stderr
+    assert run(*args, "--force").exit_code == 0 and len(out.read_text().splitlines()) == 2
+    assert run("predict", "folder", "--input", str(given), "--output", os.devnull).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given.txt", "out.jsonl"]
+
+
+def test_a_failed_prediction_leaves_no_file(engine: SimpleNamespace, tmp_path: Path) -> None:
+    done = run("predict", "folder", "--output", str(tmp_path / "out"), stdin="good\nbad\n")
+    assert (done.exit_code, done.stderr) == (1, "error: found bad, expected good\n")
+    assert not list(tmp_path.iterdir())
+    missing = run("predict", "folder", "--input", str(tmp_path / "none.csv"))
+    assert missing.exit_code == 1 and "none.csv" in missing.stderr and not engine.loaded[1:]
+
+
+def test_predict_holds_a_window_not_the_input(engine: SimpleNamespace, fake: Fake) -> None:
+    read = 0
+
+    def lines(source: str) -> Iterator[tuple[str, None]]:
+        nonlocal read
+        for i in range(1000):
+            read = i + 1
+            assert read <= sum(n for n, *_ in engine.windows) + 4 * cli.WINDOW
+            yield "text", None
+
+    fake("data", lines=lines)
+    assert len(run("predict", "folder", "--batch-size", "4").stdout.splitlines()) == 1000 == read
+    assert max(n for n, *_ in engine.windows) == 4 * cli.WINDOW and {size for *_, size in engine.windows} == {4}
+
+
+def test_texts_with_and_without_a_pair_are_kept_apart(engine: SimpleNamespace, fake: Fake) -> None:
+    fake("data", lines=lambda source: iter([("a", None), ("b", "c"), ("d", ""), ("e", None)]))
+    done = run("predict", "folder", "--echo")
+    assert [pairs for _, pairs, _ in engine.windows] == [None, ["c", ""], None]
+    assert [json.loads(line).get("text_pair") for line in done.stdout.splitlines()] == [None, "c", "", None]
+
+
+PREDICTS = """
+from types import SimpleNamespace
+answer = lambda texts, pairs=None, batch_size=32: [{"label": "x" * 500} for _ in texts]
+sys.modules["gossamer.engines"] = SimpleNamespace(load=lambda folder: answer)
+"""
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['gossamer', 'predict', 'f']{PREDICTS}\nfrom gossamer.cli import main; main()"
+    given = tmp_path / "given.txt"
+    given.write_text("line\n" * 20_000)
+    with given.open() as stdin:
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=stdin, stdout=-1, stderr=-1)
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
+        process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    done = alone("predict", "f", "--output", "/dev/full", before=PREDICTS, input="line\n" * 100)
+    assert (done.returncode, done.stderr) == (1, "error: no space left on device\n")
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("found a,\n expected b"), 1, "error: found a, expected b"),
+        (FileNotFoundError("no file x; expected y"), 1, "error: no file x; expected y"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "error: no space left on device: x"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), 1, "error: 'utf-8' codec can't decode byte 0xff"),
+        (ModuleNotFoundError("No module", name="torch"), 1, 'found no torch, which this needs; type pip install "goss'),
+        (ModuleNotFoundError("No module", name="pyarrow.parquet"), 1, 'pip install "gossamer[parquet]"'),
+        (ImportError("engine 'onnxruntime' is not installed; type: ..."), 1, "error: engine 'onnxruntime' is not"),
+        (ImportError("cannot import x", name="gossamer"), 3, "error: ImportError: cannot import x; this is a mistake"),
+        (MemoryError(), 1, "error: out of memory"),
+        (AssertionError("the reloaded model answers differently"), 3, "error: a check failed: the reloaded model ans"),
+        (AssertionError(), 3, "error: a check failed: AssertionError"),
+        (RuntimeError("shape mismatch"), 3, "error: RuntimeError: shape mismatch; this is a mistake in gossamer"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command with --resume continues"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(error: BaseException, code: int, line: str) -> None:
+    found, said = told(error, "compress")
+    assert found == code and line in said and "\n" not in said
+
+
+def test_commands_end_with_the_code_and_debug_shows_where(calls: list[Any], fake: Fake, tmp_path: Path) -> None:
+    def compress(*args: Any, **words: Any) -> Any:
+        raise KeyboardInterrupt
+
+    fake("train", compress=compress)
+    base = ["compress", "model", "--data", "d", "--recipe", "A", "--out", str(tmp_path / "out")]
+    done = run(*base)
+    assert (done.exit_code, done.stderr) == (130, "interrupted; the same command with --resume continues\n")
+    for args in ([*base, "--debug"], ["--debug", *base]):
+        done = run(*args)
+        assert done.exit_code == 130 and "Traceback" in done.stderr and done.stderr.endswith("continues\n")
+
+
+def test_a_missing_extra_says_what_to_install(tmp_path: Path) -> None:
+    absent = "sys.modules['torch'] = None"
+    done = alone("compress", "m", "--data", "d", "--recipe", "Int8()", "--out", str(tmp_path / "out"), before=absent)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'error: found no torch, which this needs; type pip install "gossamer[compress]"\n'
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with pytest.raises(KeyboardInterrupt), writing(str(file)) as stream:
+        stream.write("half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="exists"), writing(str(file)) as stream:
+        file.write_text("someone else's")
+        stream.write("ours")
+    assert file.read_text() == "someone else's" and list(tmp_path.iterdir()) == [file]
+    with pytest.raises(ValueError, match="is a folder, expected the name of a file"), writing(str(tmp_path)):
+        pass
