@@ -53,17 +53,13 @@ class _AtTransformers(importlib.abc.MetaPathFinder):
             def then_register(module: ModuleType) -> None:
                 load(module)
                 sys.modules[fullname] = module
-                from gossamer.runtime.revive import register
-
-                register()
+                importlib.import_module("gossamer.runtime.revive")  # registers
 
             spec.loader.exec_module = then_register  # type: ignore[method-assign]
         return spec
 
 
 if _AtTransformers.awaited in sys.modules:
-    from gossamer.runtime.revive import register as _register
-
-    _register()
+    importlib.import_module("gossamer.runtime.revive")
 else:
     sys.meta_path.insert(0, _AtTransformers())

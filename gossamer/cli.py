@@ -97,22 +97,24 @@ def compress(
     free(out, resume)
     from gossamer.pipeline import compress as run
 
-    result = run(
-        model,
-        method,
-        data=data,
-        out=out,
-        teacher=teacher,
-        seed=seed,
-        max_steps=max_steps,
-        resume=resume,
-        dry_run=dry_run,
-        text=text,
-        pair=pair,
-        label=label,
-        autocast="auto" if autocast is None else autocast,
-        report_to=report_to,
-    )
+    with progress() as bar:
+        result = run(
+            model,
+            method,
+            data=data,
+            out=out,
+            teacher=teacher,
+            seed=seed,
+            max_steps=max_steps,
+            resume=resume,
+            dry_run=dry_run,
+            text=text,
+            pair=pair,
+            label=label,
+            autocast="auto" if autocast is None else autocast,
+            report_to=report_to,
+            progress=bar,
+        )
     if as_json:
         print_json(result)
     elif dry_run:
@@ -212,15 +214,16 @@ def _windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _plan(plan: dict[str, Any]) -> None:
-    """The stages as a table, a row each, and below it whatever else the plan says."""
-    stages = plan.get("stages", [])
+    """The stages as a table, a row each, and below it the plan's other facts."""
+    stages = plan["stages"]
     columns = list(dict.fromkeys(key for stage in stages for key in stage))
     table = Table(*columns)
     for stage in stages:
         table.add_row(*(str(stage.get(column, "")) for column in columns))
-    Console().print(table)
+    if stages:
+        Console().print(table)
     for key, value in plan.items():
-        if key != "stages":
+        if not isinstance(value, (list, dict)):
             print(f"{key}: {value}")
 
 

@@ -145,7 +145,7 @@ def compress(
         "model": model, "teacher": teacher, "recipe": repr(method), "seed": seed, "max_steps": max_steps,
         "data": found.fingerprint, "autocast": auto, "longest": longest,
     }  # fmt: skip
-    limit = max_length(tokenizer, base.config, longest)
+    limit = tokenizer.model_max_length = max_length(tokenizer, base.config, longest)
     job = Job(
         model=base, teacher=None, task=task, tokenizer=tokenizer,
         train=task.encode(tokenizer, found.train, limit),

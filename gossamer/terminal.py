@@ -76,8 +76,9 @@ class Notes(logging.Handler):
 
 
 def quiet() -> None:
-    """Set up a process that is the `gossamer` command: no news to any server, no bars where nobody watches."""
+    """Set up a process that is the `gossamer` command: no news to any server, no bars where nobody looks."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -91,7 +92,7 @@ def free(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file, expected a folder; choose another name")
     if not resume and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out {out} is not empty; choose another folder, or add --resume to continue what is in it")
+        raise ValueError(f"--out {out} is not empty; choose another folder, or add --resume to continue its run")
 
 
 @contextmanager
@@ -133,9 +134,16 @@ def progress() -> Iterator[Callable[[str, float], None] | None]:
         return
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("", total=1.0)
-        yield lambda what, share: bars.update(bar, description=what, completed=share)
+    with Progress(console=Console(stderr=True), transient=True, refresh_per_second=2) as bars:
+
+        def tell(what: str, share: float) -> None:
+            if not bars.tasks or bars.tasks[-1].description != what:  # the pace of one step says nothing about the next
+                for old in bars.task_ids:
+                    bars.remove_task(old)
+                bars.add_task(what, total=1.0)
+            bars.update(bars.task_ids[-1], completed=share)
+
+        yield tell
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:

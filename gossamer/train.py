@@ -144,7 +144,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
                 {"params": bare, "lr": self.stage.lr, "weight_decay": 0.0},
                 {"params": extras, "lr": self.stage.extra_lr, "weight_decay": 0.0},
             ]
-            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.stage.lr)
+            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.stage.lr, fused=True)
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:

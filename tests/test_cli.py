@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +53,8 @@ def calls(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def compress(*args: Any, **words: Any) -> dict[str, Any]:
         seen.append((args, words))
         if words["dry_run"]:
-            return {"stages": [{"name": "prune", "steps": 3}, {"name": "tune", "reads": "labels"}], "seconds": 90}
+            stages = [{"name": "prune", "steps": 3}, {"name": "tune", "reads": "labels"}]
+            return {"stages": stages, "seconds": 90, "lines": []}
         return {"task": "text-classification", "out": words["out"]}
 
     def parse(text: str) -> str:
@@ -59,7 +62,7 @@ def calls(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise ValueError(f"found {text}, expected capitals")
         return f"<{text}>"
 
-    fake("train", compress=compress)
+    fake("pipeline", compress=compress)
     fake("report", show=lambda report: print(f"table of {report['task']}"))
     monkeypatch.setattr(recipe, "parse", parse)
     return seen
@@ -123,12 +126,13 @@ def test_compress_passes_everything_on(calls: list[Any], tmp_path: Path) -> None
     done = run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out))
     assert done.exit_code == 0 and done.stdout == f"table of text-classification\nartefact: {out}\n"
     plain = dict(teacher=None, seed=0, max_steps=None, resume=False, dry_run=False, autocast="auto", report_to=None)
-    columns = dict(text="text", pair="text_pair", label="label")
+    columns = dict(text="text", pair="text_pair", label="label", progress=None)
     assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **plain, **columns))
     more = "--teacher t --seed 3 --max-steps 5 --resume --text a --pair b --label c --no-autocast --report-to wandb"
     run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out), *more.split())
+    columns = dict(text="a", pair="b", label="c", progress=None)
     given = dict(teacher="t", seed=3, max_steps=5, resume=True, dry_run=False, autocast=False, report_to="wandb")
-    assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **given, text="a", pair="b", label="c"))
+    assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **given, **columns))
 
 
 def test_compress_prints_json_or_the_plan(calls: list[Any], tmp_path: Path) -> None:
@@ -145,7 +149,7 @@ def test_a_full_folder_is_refused_unless_resumed(calls: list[Any], tmp_path: Pat
     done = run(*base, str(tmp_path))
     assert done.exit_code == 1 and not calls and "Traceback" not in done.stderr
     assert done.stderr == (
-        f"error: --out {tmp_path} is not empty; choose another folder, or add --resume to continue what is in it\n"
+        f"error: --out {tmp_path} is not empty; choose another folder, or add --resume to continue its run\n"
     )
     assert "is a file, expected a folder" in run(*base, str(tmp_path / "precious.txt")).stderr
     assert run(*base, str(tmp_path), "--resume").exit_code == 0 and len(calls) == 1
@@ -324,7 +328,7 @@ def test_commands_end_with_the_code_and_debug_shows_where(calls: list[Any], fake
     def compress(*args: Any, **words: Any) -> Any:
         raise KeyboardInterrupt
 
-    fake("train", compress=compress)
+    fake("pipeline", compress=compress)
     base = ["compress", "model", "--data", "d", "--recipe", "A", "--out", str(tmp_path / "out")]
     done = run(*base)
     assert (done.exit_code, done.stderr) == (130, "interrupted; the same command with --resume continues\n")
@@ -338,6 +342,20 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path) -> None:
     done = alone("compress", "m", "--data", "d", "--recipe", "Int8()", "--out", str(tmp_path / "out"), before=absent)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == 'error: found no torch, which this needs; type pip install "gossamer[compress]"\n'
+
+
+def test_ctrl_c_while_waiting_for_input(tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['gossamer', 'predict', 'f', '--output', 'out']{PREDICTS}"
+    code += "\nprint('ready', flush=True)\nfrom gossamer.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path)
+    assert process.stdout is not None and process.stdin is not None
+    process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:  # the file it is about to fill
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said, list(tmp_path.iterdir())) == (130, b"interrupted; no file was written\n", [])
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

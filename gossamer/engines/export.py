@@ -131,10 +131,8 @@ def _probes(folder: Path, known: Facts, tokenizer: Any, texts: list[str], vocabu
                 f"({given[:8]} and {one.ids[:8]} ...); save the tokenizer there again"
             )
     special, chance = {*tokenizer.all_special_ids, known.pad_id}, np.random.default_rng(0)
-    words = [
-        Read([i if i in special else int(chance.integers(vocabulary)) for i in one.ids], one.types, False)
-        for one in reads
-    ]
+    plain = np.setdiff1d(np.arange(vocabulary), list(special))
+    words = [Read([i if i in special else int(chance.choice(plain)) for i in one.ids], one.types, False) for one in reads]
     short = [one for one in words if len(one.ids) <= 128]
     groups = [reads[:2], short, *([one] for one in reads), words[1:4]]
     return [pad(group, known) for group in groups]

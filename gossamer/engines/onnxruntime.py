@@ -1,6 +1,7 @@
 """The artefact's graph on ONNX Runtime, on the CPU; imports neither torch nor transformers."""
 
 import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,14 @@ from numpy.typing import NDArray
 
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import facts, reader
+from gossamer.environment import hardware
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 GRAPH = "model.onnx"
-# Fused by ONNX Runtime itself, these are slower than the plain operators they replace (measured on 1.32: 1.1 to 1.3
-# times over a whole int8 encoder, whose fused kernels are not vectorised as well).
+# Fused by ONNX Runtime itself, these are slower than the plain operators that they replace: measured on 1.32, 1.1 to
+# 1.2 times over a whole int8 encoder.
 SLOWER_FUSED = ["SkipLayerNormFusion", "BiasGeluFusion"]
 
 
@@ -50,8 +52,8 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or _cores()
     options.log_severity_level = 3  # errors
-    # Processors without VNNI add products of unsigned and signed bytes with saturation: be exact there (U8U8 kernels).
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if _saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # exact kernels, half as fast
     try:
         return onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSED
@@ -61,6 +63,13 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
             f"onnxruntime {onnxruntime.__version__} cannot run {graph} ({str(error).strip()}); "
             'copy the artefact again from its source, or load it with engine="torch"'
         ) from error
+
+
+def _saturates() -> bool:
+    """Whether products of unsigned and signed bytes may overflow here: on x86 without VNNI, as far as can be told."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not {"avx_vnni", "avx512_vnni"} & set(hardware()["instructions"])
 
 
 def _cores() -> int:
