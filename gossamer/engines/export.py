@@ -132,7 +132,9 @@ def _probes(folder: Path, known: Facts, tokenizer: Any, texts: list[str], vocabu
             )
     special, chance = {*tokenizer.all_special_ids, known.pad_id}, np.random.default_rng(0)
     plain = np.setdiff1d(np.arange(vocabulary), list(special))
-    words = [Read([i if i in special else int(chance.choice(plain)) for i in one.ids], one.types, False) for one in reads]
+    words = [
+        Read([i if i in special else int(chance.choice(plain)) for i in one.ids], one.types, False) for one in reads
+    ]
     short = [one for one in words if len(one.ids) <= 128]
     groups = [reads[:2], short, *([one] for one in reads), words[1:4]]
     return [pad(group, known) for group in groups]
@@ -142,7 +144,7 @@ def _program(model: "PreTrainedModel", sample: Batch, known: Facts) -> "ir.Model
     """The model as an ONNX program with inputs of any batch size and length and one output, logits."""
     import torch
 
-    from gossamer.engines.integers import forwards, spell
+    from gossamer.engines.integers import SPELLED, forwards
 
     given = {key: torch.from_numpy(value) for key, value in sample.items()}
     length = min(known.max_length, getattr(model.config, "max_position_embeddings", None) or known.max_length)
@@ -150,7 +152,7 @@ def _program(model: "PreTrainedModel", sample: Batch, known: Facts) -> "ir.Model
     exporters: list[Callable[..., ir.Model]] = [_by_transformers, _by_transformers, _by_torch]
     shapes: list[Any] = [dict.fromkeys(given, free), None, dict.fromkeys(given, free)]
     failed: list[str] = []
-    with _as_it_was(model, known), forwards(model, spell):
+    with _as_it_was(model, known), forwards(model, SPELLED):
         for export, shape in zip(exporters, shapes, strict=True):
             try:
                 with _quietly():
@@ -192,6 +194,7 @@ def _as_it_was(model: "PreTrainedModel", known: Facts) -> Iterator[None]:
             model.config.pad_token_id = known.pad_id
             yield
         finally:
+            vars(model).pop("forward", None)  # an exporter forgets its own
             model.config.pad_token_id = pad_id
             if attention != NAME:
                 model.set_attn_implementation(attention)
@@ -217,7 +220,7 @@ def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch]) -> tupl
     Raises:
         ValueError: the difference is larger than the tolerance, or an answer is not a number.
     """
-    from gossamer.engines.integers import forwards, rounds, smooth
+    from gossamer.engines.integers import SMOOTH, forwards, rounds
     from gossamer.engines.onnxruntime import session
 
     graph = session(file, threads=1)
@@ -228,7 +231,7 @@ def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch]) -> tupl
     wanted = _logits(model, batches)
     tolerance = EXACT * max(1.0, float(np.abs(wanted).max()))
     if rounds(model):
-        with forwards(model, smooth):
+        with forwards(model, SMOOTH):
             tolerance += NOISE * _rms(_logits(model, batches) - wanted)
     difference = _rms(found - wanted)
     logger.info("logits of graph and model differ by %.1e (at most %.1e)", difference, tolerance)

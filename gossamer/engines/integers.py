@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gossamer.runtime.modules import InputRounding, IntLinear, TernaryLinear, unpack
+from gossamer.runtime.modules import InputRounding, IntLinear, TernaryEmbedding, TernaryLinear
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -49,18 +49,42 @@ def int_linear(self: Any, x: Tensor) -> Tensor:
     return y if self.bias is None else y + self.bias
 
 
+def unpacked(packed: Tensor, n: int) -> Tensor:
+    """(..., ceil(n / 4)) bytes of four codes -> (..., n) codes in {-1, 0, 1}, as int32; see runtime.modules.unpack."""
+
+    def bits(op: str, given: Tensor, by: Tensor, **attributes: str) -> Tensor:
+        shape = torch.broadcast_shapes(given.shape, by.shape)
+        found: Tensor = torch.onnx.ops.symbolic(op, (given, by), attributes, dtype=torch.uint8, shape=shape, version=18)
+        return found
+
+    shifts, two = torch.tensor([0, 2, 4, 6], dtype=torch.uint8), torch.tensor(3, dtype=torch.uint8)
+    codes = bits("BitwiseAnd", bits("BitShift", packed[..., None], shifts, direction="RIGHT"), two)
+    return codes.flatten(-2)[..., :n].to(torch.int32) - 1
+
+
 def ternary_linear(self: Any, x: Tensor) -> Tensor:
-    """TernaryLinear, (..., in) -> (..., out), inputs rounded between fixed bounds: x = low + level * step.
+    """TernaryLinear, (..., in) -> (..., out); by integers if the inputs have 8 bits: x = low + level * step, then
 
     y = (level @ codes) * step * scale + (low * sum of codes) * scale + bias; all but the first term is constant.
     """
-    low, high = self.rounding.low.clone(), self.rounding.high.clone()
+    codes = unpacked(self.packed, self.in_features).t()  # (in, out)
+    if self.rounding is None or self.bits != 8:
+        x = x if self.rounding is None else input_rounding(self.rounding, x)
+        y: Tensor = x @ (codes.float() * self.scale)
+        return y if self.bias is None else y + self.bias
+    low, high = self.rounding.low, self.rounding.high
     step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-8)
-    codes: Tensor = unpack(self.packed, self.in_features).t().contiguous()  # (in, out)
     constant: Tensor = codes.float().sum(0) * low * self.scale
     if self.bias is not None:
         constant = constant + self.bias
-    return _product(_quantize(x - low, step, 0), step, codes, self.scale, 0) + constant
+    return _product(_quantize(x - low, step, 0), step, codes.to(torch.int8), self.scale, 0) + constant
+
+
+def ternary_embedding(self: Any, ids: Tensor) -> Tensor:
+    """TernaryEmbedding, (...) -> (..., dim)."""
+    codes = unpacked(functional.embedding(ids, self.packed), self.embedding_dim)
+    found: Tensor = codes.float() * functional.embedding(ids, self.scale)
+    return found
 
 
 def input_rounding(self: Any, x: Tensor) -> Tensor:
@@ -81,36 +105,28 @@ def smooth_rounding(self: Any, x: Tensor) -> Tensor:
     return bounded
 
 
-def spell(module: nn.Module) -> Forward | None:
-    """The forward that an exporter understands, for a module that rounds its input; None for others."""
-    if isinstance(module, IntLinear):
-        return int_linear
-    if isinstance(module, TernaryLinear) and module.rounding is not None and module.bits == 8:
-        return ternary_linear
-    return input_rounding if isinstance(module, InputRounding) else None
-
-
-def smooth(module: nn.Module) -> Forward | None:
-    """The forward that computes with numbers where the module's own computes with integers; None for others."""
-    if isinstance(module, IntLinear):
-        return smooth_linear
-    return smooth_rounding if isinstance(module, InputRounding) else None
+SPELLED: dict[type[nn.Module], Forward] = {
+    IntLinear: int_linear,
+    TernaryLinear: ternary_linear,
+    TernaryEmbedding: ternary_embedding,
+    InputRounding: input_rounding,
+}
+SMOOTH: dict[type[nn.Module], Forward] = {IntLinear: smooth_linear, InputRounding: smooth_rounding}
 
 
 def rounds(model: nn.Module) -> bool:
     """Whether some activation of the model becomes an integer on the way."""
-    return any(smooth(module) is not None for module in model.modules())
+    return any(type(module) in SMOOTH for module in model.modules())
 
 
 @contextmanager
-def forwards(model: nn.Module, chosen: Callable[[nn.Module], Forward | None]) -> Iterator[None]:
-    """Inside the block, modules compute by the forward that is chosen for them, if there is one."""
+def forwards(model: nn.Module, table: dict[type[nn.Module], Forward]) -> Iterator[None]:
+    """Inside the block, modules of the table's types compute by its forwards: SPELLED for an exporter, or SMOOTH."""
     changed: list[Any] = []
     try:
         for module in model.modules():
-            forward = chosen(module)
-            if forward is not None:
-                module.forward = partial(forward, module)
+            if type(module) in table:
+                module.forward = partial(table[type(module)], module)
                 changed.append(module)
         yield
     finally:

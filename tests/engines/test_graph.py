@@ -1,0 +1,112 @@
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from safetensors.numpy import save_file
+
+from gossamer.engines import graph
+
+B, T, D, H = "batch", "length", 8, 2
+
+
+class Net:
+    """An ONNX graph put together by hand, shapes and all."""
+
+    def __init__(self):
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="net")
+        self.chance = np.random.default_rng(0)
+
+    def input(self, name, shape):
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        self.graph.inputs.append(value)
+        return value
+
+    def weight(self, *size):
+        return self.constant(self.chance.standard_normal(size).astype(np.float32))
+
+    def constant(self, array):
+        name = f"c{len(self.graph.initializers)}"
+        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
+        value.shape, value.dtype = ir.Shape(np.shape(array)), ir.DataType.from_numpy(np.asarray(array).dtype)
+        self.graph.register_initializer(value)
+        return value
+
+    def __call__(self, op, *inputs, shape, **attributes):
+        node = ir.node(op, inputs, attributes=attributes)
+        node.outputs[0].shape, node.outputs[0].type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].name = f"v{len(self.graph)}"
+        self.graph.append(node)
+        return node.outputs[0]
+
+    def model(self, out):
+        out.name = "out"
+        self.graph.outputs.append(out)
+        return ir.Model(self.graph, ir_version=10)
+
+
+def attention(net, x):
+    """One layer of post-norm attention and feed-forward over x (B, T, D)."""
+    heads, wide = [B, T, H, D // H], [B, H, T, D // H]
+    split, merge = net.constant(np.array([-1, 6, H, D // H])), net.constant(np.array([-1, 6, D]))
+
+    def linear(v, n):
+        y = net("MatMul", v, net.weight(v.shape[-1], n), shape=[B, T, n])
+        return net("Add", y, net.weight(n), shape=[B, T, n])
+
+    q, k, v = (net("Reshape", linear(x, D), split, shape=heads) for _ in range(3))
+    q = net("Transpose", q, perm=[0, 2, 1, 3], shape=wide)
+    k = net("Transpose", k, perm=[0, 2, 3, 1], shape=[B, H, D // H, T])
+    v = net("Transpose", v, perm=[0, 2, 1, 3], shape=wide)
+    scores = net("Softmax", net("MatMul", q, k, shape=[B, H, T, T]), axis=-1, shape=[B, H, T, T])
+    back = net("Transpose", net("MatMul", scores, v, shape=wide), perm=[0, 2, 1, 3], shape=heads)
+    x = net("Add", linear(net("Reshape", back, merge, shape=[B, T, D]), D), x, shape=[B, T, D])
+    x = net("LayerNormalization", x, net.weight(D), net.weight(D), axis=-1, shape=[B, T, D])
+    up = net("Relu", linear(x, 3 * D), shape=[B, T, 3 * D])
+    x = net("Add", linear(up, D), x, shape=[B, T, D])
+    return net("LayerNormalization", x, net.weight(D), net.weight(D), axis=-1, shape=[B, T, D])
+
+
+def answer(model, x):
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    return session.run(["out"], {"x": x})[0]
+
+
+@pytest.mark.parametrize("token", [0, 3])
+def test_one_token_is_all_that_the_last_layer_computes(token):
+    net = Net()
+    x = attention(net, attention(net, net.input("x", [B, T, D])))
+    model = net.model(net("Gather", x, net.constant(np.array(token)), axis=1, shape=[B, D]))
+    given = net.chance.standard_normal((3, 6, D)).astype(np.float32)
+    before, nodes = answer(model, given), len(model.graph)
+    narrowed = graph.narrow(model)
+    assert narrowed == 17, "all of a layer but its keys and values"
+    assert np.allclose(answer(model, given), before, atol=1e-5)
+    assert len(model.graph) == nodes + 2, "the layer's input is cut twice: for q and for the residual it is one value"
+
+
+def test_a_token_that_is_not_all_leaves_the_graph():
+    net = Net()
+    x = attention(net, net.input("x", [B, T, D]))
+    first = net("Gather", x, net.constant(np.array(0)), axis=1, shape=[B, D])
+    mean = net("ReduceMean", x, net.constant(np.array([1])), keepdims=0, shape=[B, D])
+    model = net.model(net("Add", first, mean, shape=[B, D]))
+    assert graph.narrow(model) == 0
+
+
+def test_weights_refer_to_the_bytes_in_safetensors(tmp_path):
+    net = Net()
+    x = net.input("x", [B, D])
+    y = net("MatMul", x, net.weight(D, 5), shape=[B, 5])
+    y = net("MatMul", y, net.weight(5, 40), shape=[B, 40])
+    model = net.model(net("Add", y, net.weight(40), shape=[B, 40]))
+    given = net.chance.standard_normal((3, D)).astype(np.float32)
+    before = answer(model, given)
+    first, second, bias = (value.const_value.numpy() for value in net.graph.initializers.values())
+    tensors = {"odd": np.zeros(3, np.int8), "first": first, "second": np.ascontiguousarray(second.T)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    shared, own = graph.share(model, tmp_path)
+    assert (shared, own) == (first.nbytes + second.nbytes, bias.nbytes)
+    ir.save(model, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size < 1500
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert np.array_equal(session.run(["out"], {"x": given})[0], before), "the second one is turned around at loading"
