@@ -125,7 +125,7 @@ def mean(values: list[float | None], form: str = "{:.1f}", scale: float = 1.0, s
     """The mean over seeds, with the standard deviation if asked."""
     known = [scale * v for v in values if v is not None]
     if not known:
-        return "–"
+        return "-"
     text = form.format(statistics.mean(known))
     return f"{text} ± {form.format(statistics.stdev(known))}" if spread and len(known) > 1 else text
 
@@ -135,7 +135,7 @@ def render(results: dict[str, list[dict[str, Any]]], data: Data, steps: int, see
     machine, software = hardware(), versions()
     first = [r["baseline"] for r in results["Int8"]]
     head = [
-        "method", "accuracy %", "tweets %", "params M", "MB", "MACs M", "batch 1 ×", "batch 32 ×", "label loyalty",
+        "method", "accuracy %", "tweets %", "params M", "MB", "MACs M", "batch 1 x", "batch 32 x", "label loyalty",
         "prob. loyalty", "engine",
     ]  # fmt: skip
     rows = [
@@ -146,7 +146,7 @@ def render(results: dict[str, list[dict[str, Any]]], data: Data, steps: int, see
             mean([b["parameters"] for b in first], scale=1e-6),
             mean([b["bytes"] for b in first], scale=1e-6),
             mean([b["macs"] for b in first], "{:.0f}", scale=1e-6),
-            "1", "1", "–", "–", "transformers",
+            "1", "1", "-", "-", "transformers",
         ]
     ]  # fmt: skip
     for name, runs in results.items():
@@ -179,7 +179,8 @@ far less than the papers train (3 to 40 epochs), so these figures show what a sh
 Mean ± standard deviation over {seeds} seeds; one standard error of a single accuracy is about 1.2 points.  Tweets: the
 VADER tweets, never trained on.  MB: what the engine reads, config and tokenizer included.  MACs: mean over 100 test
 texts at their true lengths.  Speed: against the teacher in transformers eager fp32, interleaved in the same run.
-{machine.get("cpu", machine)}; torch {software.get("torch")}, transformers {software.get("transformers")}, onnxruntime {software.get("onnxruntime")}.
+{machine.get("cpu", machine)}; torch {software.get("torch")}, transformers {software.get("transformers")},
+onnxruntime {software.get("onnxruntime")}.
 
 {chr(10).join(lines)}
 

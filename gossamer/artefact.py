@@ -62,7 +62,7 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def fit(model: nn.Module) -> None:
-    """Let the config say as much of the model's shape as it can, so that a plain architecture holds what it can hold."""
+    """Let the config say as much of the model's shape as it can: a plain architecture then holds what it can hold."""
     config: Any = model.config
     if stack_of(model) is not None:
         return
@@ -134,7 +134,9 @@ def made_up(model: Any) -> dict[str, Tensor]:
     ids = torch.randint(0, int(model.config.vocab_size), (4, 16), generator=chance)
     mask = torch.arange(16) < lengths[:, None]
     pad = getattr(model.config, "pad_token_id", None)
-    ids = ids.masked_fill(ids == pad, (pad + 1) if pad is not None else 0).masked_fill(~mask, pad or 0)
+    if pad is not None:
+        ids = ids.masked_fill(ids.eq(pad), int(pad) + 1)
+    ids = ids.masked_fill(~mask, int(pad or 0))
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 

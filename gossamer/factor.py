@@ -46,7 +46,8 @@ def score_factors(q: Tensor, k: Tensor, gram: Tensor, rank: int) -> tuple[Tensor
     roots = []
     for w in (q, k):
         energy, basis = torch.linalg.eigh(w @ gram @ w.T)
-        roots.append((basis * energy.clamp_min(energy.max() * 1e-12).sqrt(), energy.clamp_min(energy.max() * 1e-12), basis))
+        energy = energy.clamp_min(energy.max() * 1e-12)
+        roots.append((basis * energy.sqrt(), energy, basis))
     (lq, eq, bq), (lk, ek, bk) = roots
     u, s, vt = torch.linalg.svd(lq.T @ lk)
     root = s[:rank].sqrt()[:, None]

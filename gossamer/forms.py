@@ -146,7 +146,7 @@ class Gated(Form):
 
     def forward(self, w: Tensor) -> Tensor:
         """W with every unit, `each` consecutive rows or columns, times its gate."""
-        z = self.gate().repeat_interleave(self.each)
+        z: Tensor = self.gate().repeat_interleave(self.each)
         return w * (z if self.dim is None else z.view(-1, *[1] * (w.ndim - 1 - self.dim % w.ndim)))
 
 

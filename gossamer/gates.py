@@ -28,6 +28,7 @@ class HardConcrete(nn.Module):
 
     low, high, heat = -0.1, 1.1, 2 / 3
     bound = math.log(100)  # |a| is held under it
+    noise: Tensor
 
     def __init__(self, size: int, start: float = 10.0) -> None:
         super().__init__()
@@ -116,8 +117,8 @@ def gate_hidden(model: nn.Module, gate: nn.Module) -> None:
     river = stream(model)
     if not all(type(norm) is nn.LayerNorm for norm in river.norms) or not all(b.post_norm for b in blocks(model)):
         raise ValueError(
-            f"hidden dimensions of a {model.config.model_type} cannot be gated: its norms are not LayerNorms after each "  # type: ignore[union-attr]
-            "addition; leave them whole with hidden=False"
+            "hidden dimensions of this family cannot be gated: its norms are not LayerNorms after each addition; "
+            "leave them whole with hidden=False"
         )
     for module in river.writers:
         for name in _tensors(module):
@@ -205,15 +206,18 @@ def compact(model: nn.Module) -> Cut:
             module.settle()
     heads, neurons = [], []
     for block in blocks(model):
-        silent = model.config.model_type not in ("albert", "t5")  # type: ignore[union-attr]
+        silent = str(model.config.model_type) not in ("albert", "t5")  # type: ignore[union-attr]
         heads.append(_compact_heads(block, separable(model, block), silent))
         neurons.append(_compact_neurons(block))
     return Cut(_compact_hidden(model), tuple(heads), tuple(neurons))
 
 
 def separable(model: nn.Module, block: Block) -> bool:
-    """May single heads leave this layer?  Not where matrices are fused, keys are shared between heads, or a table of
-    position biases, common to all layers, counts on every head being in its place."""
+    """Whether single heads may leave this layer.
+
+    Not where matrices are fused, keys are shared between heads, or a table of position biases, common to all layers,
+    counts on every head being in its place.
+    """
     return not block.fused & {"q", "k", "v"} and block.kv_heads == block.heads and relative(model) is None
 
 
@@ -233,7 +237,7 @@ def _compact_heads(block: Block, apart: bool, silent: bool) -> int:
         take(o, cols=units)
         block.recount()
         return gone
-    inside = any(module is o for module in cast(nn.Module, block.attend).modules())
+    inside = any(module is o for module in block.attend.modules())
     rest = _nothing(o)
     if inside:
         alone = NoAttention(d, rest.biased)

@@ -100,7 +100,7 @@ class Job:
 
     @property
     def main(self) -> bool:
-        """Is this the process that writes?"""
+        """Whether this is the process that writes."""
         return int(os.environ.get("RANK", "0")) == 0
 
     def fingerprint(self, model: nn.Module) -> str:

@@ -39,8 +39,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Reads:
-    """What a loss needs to see.  hidden and scores: how many evenly spaced layers of the teacher (ALL: every one),
-    None: not read; student_hidden, student_scores: of the student."""
+    """What a loss needs to see.
+
+    hidden, scores: how many evenly spaced layers of the teacher (ALL: every one, None: not read).  student_hidden,
+    student_scores: whether the student's are read.
+    """
 
     logits: bool = False
     hidden: int | None = None
@@ -62,7 +65,7 @@ class Reads:
 
     @property
     def teacher(self) -> bool:
-        """Is a teacher needed at all?"""
+        """Whether a teacher is needed at all."""
         return self.logits or self.hidden is not None or self.scores is not None
 
 
@@ -106,7 +109,7 @@ class Sum(Loss):
 
     def forward(self, step: Step) -> Tensor:
         """The sum, by each term's weight."""
-        return torch.stack([t.weight * t(step) for t in self.terms]).sum()  # type: ignore[operator]
+        return torch.stack([t.weight * t(step) for t in self.terms]).sum()
 
 
 class Task(Loss):

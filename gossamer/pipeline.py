@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from transformers import set_seed
 
 from gossamer import artefact
 from gossamer import recipe as recipes
@@ -137,6 +138,7 @@ def compress(
         vacant(teachers)
     found = data if isinstance(data, Data) else read(data, text=text, pair=pair, label=label)
     log.info("data: %s", found.describe())
+    set_seed(seed)  # a new head starts from chance
     base, tokenizer, ready = opened(model, found)
     if ready:
         found = found.aligned(tuple(base.config.id2label.values()) if found.labels is not None else None)

@@ -107,7 +107,7 @@ class Teacher:
             dtype = np.float32 if name == "logits" else np.float16
             mode = "r" if whole else "w+"
             path = folder / f"{name}.npy"
-            self.kept[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)  # type: ignore[no-untyped-call]
+            self.kept[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.squares = np.concatenate([[0], np.cumsum(self.lengths**2)])
         if not whole:

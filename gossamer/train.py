@@ -1,5 +1,7 @@
-"""The library owns the training loop, a method owns the story: it works on the model and yields a Train when it is to
-be trained.  One transformers.Trainer runs each stage, with its schedules, mixed precision, logging and checkpoints.
+"""The library owns the training loop, a method owns the story.
+
+It works on the model and yields a Train when it is to be trained.  One transformers.Trainer runs each stage, with its
+schedules, mixed precision, logging and checkpoints.
 """
 
 import json
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -62,7 +64,9 @@ class Train:
 class Method(Protocol):
     """A compression method, or several combined: operates on job.model, and yields whenever it is to be trained."""
 
-    def __call__(self, job: Job) -> Iterator[Train]: ...
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """The stages."""
+        ...
 
 
 class Lesson(nn.Module):
@@ -123,7 +127,7 @@ class InOrder(Sampler[int]):
         return iter(self.places)
 
 
-class StageTrainer(Trainer):  # type: ignore[misc]
+class StageTrainer(Trainer):
     """transformers' Trainer, told about our parameter groups and the order of our examples."""
 
     def __init__(self, stage: Train, job: Job, steps: int, **kwargs: Any) -> None:
@@ -138,7 +142,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with four groups: weights with and without decay, what methods add, what losses own."""
         if self.optimizer is None:
-            weights, bare, extras = grouped(self.model)
+            weights, bare, extras = grouped(cast(Lesson, self.model))
             groups = [
                 {"params": weights, "lr": self.stage.lr, "weight_decay": self.stage.decay},
                 {"params": bare, "lr": self.stage.lr, "weight_decay": 0.0},
@@ -162,7 +166,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        super()._save(output_dir, unique(self.model.state_dict() if state_dict is None else state_dict))
+        super()._save(output_dir, unique(cast(Lesson, self.model).state_dict() if state_dict is None else state_dict))
 
 
 def unique(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,7 +185,7 @@ def grouped(lesson: Lesson) -> tuple[list[nn.Parameter], list[nn.Parameter], lis
     return weights, bare, [p for p in learning if p in added]
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Tells the loss how far the stage is, the stage that a step begins, and the user how long it will take."""
 
     def __init__(self, lesson: Lesson, stage: Train, job: Job, steps: int) -> None:

@@ -19,9 +19,9 @@ def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> 
     """Install a walk; `stored`, when given, takes the place of the model's layers.
 
     Raises:
-        ValueError: the family's loop cannot be owned, or rows and tokens cannot leave it, or another walk is in the way.
+        ValueError: the family's loop cannot be owned, rows and tokens cannot leave it, or another walk is in the way.
     """
-    family, name = model.config.model_type, type(way).__name__  # type: ignore[union-attr]
+    family, name = str(model.config.model_type), type(way).__name__  # type: ignore[union-attr]
     convolution = any(isinstance(m, nn.Conv1d) for m in model.modules())
     if family in BOUND or len(towers(model)) > 1 or convolution:
         reason = BOUND.get(family, "has two loops" if len(towers(model)) > 1 else "convolves after its first layer")
@@ -50,7 +50,7 @@ def depth(model: nn.Module) -> int:
 
 
 def features(model: nn.Module) -> tuple[list[str], int, int]:
-    """How the head reads hidden states: its steps, the width of what the last linear reads, the number of answers.
+    """How the head reads hidden states: its steps, the width that its last linear reads, the number of answers.
 
     Raises:
         ValueError: the model has no head that reads the first token.

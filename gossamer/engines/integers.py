@@ -54,7 +54,9 @@ def unpacked(packed: Tensor, n: int) -> Tensor:
 
     def bits(op: str, given: Tensor, by: Tensor, **attributes: str) -> Tensor:
         shape = torch.broadcast_shapes(given.shape, by.shape)
-        found: Tensor = torch.onnx.ops.symbolic(op, (given, by), attributes, dtype=torch.uint8, shape=shape, version=18)
+        found: Tensor = torch.onnx.ops.symbolic(
+            op, (given, by), {**attributes}, dtype=torch.uint8, shape=shape, version=18
+        )
         return found
 
     shifts, two = torch.tensor([0, 2, 4, 6], dtype=torch.uint8), torch.tensor(3, dtype=torch.uint8)
@@ -63,9 +65,9 @@ def unpacked(packed: Tensor, n: int) -> Tensor:
 
 
 def ternary_linear(self: Any, x: Tensor) -> Tensor:
-    """TernaryLinear, (..., in) -> (..., out); by integers if the inputs have 8 bits: x = low + level * step, then
+    """TernaryLinear, (..., in) -> (..., out); by integers if the inputs have eight bits, x = low + level * step.
 
-    y = (level @ codes) * step * scale + (low * sum of codes) * scale + bias; all but the first term is constant.
+    Then y = (level @ codes) * step * scale + (low * sum of codes) * scale + bias; all but the first term is constant.
     """
     codes = unpacked(self.packed, self.in_features).t()  # (in, out)
     if self.rounding is None or self.bits != 8:

@@ -63,14 +63,14 @@ def candidate(source: str | Path, engine: str = "auto", threads: int | None = No
 
     Raises what the engine raises when the folder is broken.
     """
-    from gossamer import engines
+    from gossamer.engines import load
 
-    predictor: Predictor = engines.load(source, engine=engine, threads=threads)
+    predictor: Predictor = load(source, engine=engine, threads=threads)
     counted: Predictor | None = predictor
     model = getattr(predictor, "model", None)
     if model is None:  # it runs a graph; the torch form of the same artefact tells weights and products
         try:
-            counted = engines.load(source, engine="torch", threads=threads)
+            counted = load(source, engine="torch", threads=threads)
             model = getattr(counted, "model", None)
         except ImportError:  # an installation that only predicts
             counted = None

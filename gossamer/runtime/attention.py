@@ -80,7 +80,8 @@ def attention(
     if not listeners and rounding is None:
         mask = attention_mask
         if position_bias is not None:
-            mask = position_bias if mask is None else position_bias + additive(mask, query)
+            added = additive(mask, query)
+            mask = position_bias if added is None else position_bias + added
         return sdpa_attention_forward(
             module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
         )

@@ -23,7 +23,9 @@ from .walks import Patience, Shared, Stack, TokenThreshold, install
 
 Description = dict[str, Any]
 # what attention modules of some families remember of their own shape, and must be told after heads have left
-COUNTS = ("num_attention_heads", "num_heads", "n_heads", "all_head_size", "split_size", "inner_dim", "num_key_value_groups")
+COUNTS = (
+    "num_attention_heads", "num_heads", "n_heads", "all_head_size", "split_size", "inner_dim", "num_key_value_groups"
+)  # fmt: skip
 
 PARTS: dict[str, type[nn.Module]] = {
     part.__name__: part

@@ -41,12 +41,12 @@ def check(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, found = manifest["files"].items(), manifest["format"]
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged ({error}); copy the artefact again from its source") from error
+        raise ValueError(f"{folder / MANIFEST} is damaged ({error}); copy it again from its source") from error
     if found > FORMAT:
         raise ValueError(too_new(folder, found))
     for name, expected in files:
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} lacks {name}, which its manifest lists; copy the artefact again from its source")
+            raise ValueError(f"{folder} lacks {name}, which its manifest lists; copy it again from its source")
         if name.endswith(".md"):
             continue  # people edit model cards
         if digest(folder / name) != expected:

@@ -37,6 +37,9 @@ class InputRounding(nn.Module):
     remembered range is used, so that an answer does not depend on its batch mates.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, bits: int = 8, memory: float = 0.99) -> None:
         super().__init__()
         self.bits, self.memory = bits, memory
@@ -76,6 +79,9 @@ class IntLinear(nn.Module):
 
     weight = None  # some families look before they call
 
+    codes: Tensor
+    scale: Tensor
+
     def __init__(self, in_features: int, out_features: int, biased: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features, self.biased = in_features, out_features, biased
@@ -89,7 +95,7 @@ class IntLinear(nn.Module):
         new = cls(linear.in_features, linear.out_features, linear.bias is not None).to(codes.device)
         new.codes.copy_(codes.t())
         new.scale.copy_(scale.reshape(-1))
-        if linear.bias is not None:
+        if new.bias is not None:
             new.bias.data.copy_(linear.bias.data)
         return new
 
@@ -112,6 +118,9 @@ class IntLinear(nn.Module):
 
 class IntEmbedding(nn.Module):
     """A look-up table of eight-bit integers, one scale per row."""
+
+    codes: Tensor
+    scale: Tensor
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:
         super().__init__()
@@ -154,6 +163,9 @@ class TernaryLinear(nn.Module):
 
     weight = None  # some families look before they call
 
+    packed: Tensor
+    scale: Tensor
+
     def __init__(self, in_features: int, out_features: int, biased: bool = True, bits: int = 8) -> None:
         super().__init__()
         self.in_features, self.out_features, self.biased, self.bits = in_features, out_features, biased, bits
@@ -176,6 +188,9 @@ class TernaryLinear(nn.Module):
 
 class TernaryEmbedding(nn.Module):
     """A look-up table of {-a, 0, +a} with one `a` per row; only the rows that are asked for are unpacked."""
+
+    packed: Tensor
+    scale: Tensor
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:
         super().__init__()

@@ -27,7 +27,8 @@ class Passage:
 
     x: (b, t, d) hidden states of the rows and tokens still travelling.  rows: (b,) their places in the batch.
     tokens: (b, t) their positions in the text.  valid: (b, t) False on padding and filler.  lengths: (b,) true lengths.
-    memory: what the walks keep per row; indexed with the rows.  heard: the current layer's attention.  answers: (B, classes) of rows that have finished.
+    memory: what the walks keep per row; indexed with the rows.  heard: the current layer's attention.
+    answers: (B, classes) of rows that have finished.
     """
 
     x: Tensor

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from torch import nn
@@ -30,7 +30,7 @@ TASKS = (
 )
 
 
-class Config(PretrainedConfig):  # type: ignore[misc]
+class Config(PretrainedConfig):
     """The base architecture's config under another name, with the list of what differs from a blank model."""
 
     model_type = MODEL_TYPE
@@ -55,7 +55,7 @@ def write(model: nn.Module, folder: Path, **options: Any) -> None:
     Where nothing differs, the folder is a plain one of the base architecture.
     """
     found = changes(model)
-    PreTrainedModel.save_pretrained(model, folder, **options)
+    PreTrainedModel.save_pretrained(cast(PreTrainedModel, model), folder, **options)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["architectures"] = [plain_class(model).__name__]
@@ -76,7 +76,7 @@ def write(model: nn.Module, folder: Path, **options: Any) -> None:
 def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTrainedModel]:
     """A subclass of `base`, by the same name, whose instances are built as they were saved."""
 
-    def __init__(self: Any, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+    def build(self: Any, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, config, *args, **kwargs)
         replay(self, json.loads(json.dumps(found)))
 
@@ -88,7 +88,7 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         seal(folder)
 
     body = {
-        "__init__": __init__,
+        "__init__": build,
         "__doc__": base.__doc__,
         "__module__": __name__,
         "save_pretrained": save_pretrained,
@@ -107,7 +107,7 @@ def _door(task: str) -> type:
             raise ValueError(f"{config.base_model_type} has no model for {task}; load it as {config.architectures}")
         return rebuild(auto._model_mapping[type(plain)], config.gossamer), plain
 
-    def from_pretrained(cls: type, folder: str, *args: Any, config: Config | None = None, **kwargs: Any) -> Any:
+    def from_pretrained(cls: Any, folder: str, *args: Any, config: Config | None = None, **kwargs: Any) -> Any:
         if config is None:
             config = Config.from_pretrained(folder)
         for ours in ("trust_remote_code", "code_revision", "adapter_kwargs"):
@@ -116,21 +116,22 @@ def _door(task: str) -> type:
             check(Path(folder))
         kind, plain = rebuilt(config)
         told = kwargs.pop("output_loading_info", False)
-        model, info = kind.from_pretrained(folder, *args, config=plain, output_loading_info=True, **kwargs)
+        loaded: Any = kind.from_pretrained(folder, *args, config=plain, output_loading_info=True, **kwargs)
+        model, info = loaded
         saved_for = (config.architectures or [kind.__name__])[0] == kind.__name__
         if saved_for and (info["missing_keys"] or info["mismatched_keys"]):
             wrong = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
             raise ValueError(f"{folder} does not hold the weights that its config describes: {', '.join(wrong[:5])}")
         return (model, info) if told else model
 
-    def _from_config(cls: type, config: Config, **kwargs: Any) -> Any:
+    def _from_config(cls: Any, config: Config, **kwargs: Any) -> Any:
         kind, plain = rebuilt(config)
         return kind._from_config(plain, **kwargs)
 
     body = {
         "config_class": Config,
-        "from_pretrained": classmethod(from_pretrained),
-        "_from_config": classmethod(_from_config),
+        "from_pretrained": classmethod(cast(Any, from_pretrained)),
+        "_from_config": classmethod(cast(Any, _from_config)),
         "register_for_auto_class": classmethod(lambda cls, auto_class=None: None),
         "__doc__": f"What {task}.from_pretrained calls for a gossamer artefact.",
         "__module__": __name__,

@@ -191,7 +191,8 @@ class Stack(nn.ModuleList):
     @property
     def walking(self) -> list[Walk]:
         """The walks, in the order in which they were installed."""
-        return list(self._modules["walks"])  # type: ignore[arg-type]
+        walks: Any = self._modules["walks"]
+        return list(walks)
 
     def __len__(self) -> int:
         return len(self._modules) - ("walks" in self._modules)
@@ -298,7 +299,7 @@ def install(
             )
         if type(walk).__name__ in names:
             raise ValueError(f"{type(walk).__name__} already walks the layers of this model; use it once")
-        old._modules["walks"].append(walk)  # type: ignore[union-attr, operator]
+        old._modules["walks"].append(walk)  # type: ignore[operator]
     else:
         stored = list(old.children()) if layers is None else layers
         model.set_submodule(path, Stack(stored, [walk], midpoint))

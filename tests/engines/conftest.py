@@ -12,6 +12,12 @@ SPECIAL, SOME = ("<pad>", "<s>", "</s>", "<unk>"), ("the", "best", "of", "films"
 WORDS = [*SPECIAL, *(f"w{i}" for i in range(26)), *SOME]
 
 
+@pytest.fixture
+def raw():
+    """The tokenizer of these tests as the tokenizers library has it, anew each time."""
+    return raw_tokenizer()
+
+
 def raw_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

@@ -79,9 +79,9 @@ def test_one_token_is_all_that_the_last_layer_computes(token):
     given = net.chance.standard_normal((3, 6, D)).astype(np.float32)
     before, nodes = answer(model, given), len(model.graph)
     narrowed = graph.narrow(model)
-    assert narrowed == 17, "all of a layer but its keys and values"
+    assert narrowed == 20, "all of a layer but its keys and values"
     assert np.allclose(answer(model, given), before, atol=1e-5)
-    assert len(model.graph) == nodes + 2, "the layer's input is cut twice: for q and for the residual it is one value"
+    assert len(model.graph) == nodes + 1, "the layer's input is cut once, for q and for the residual"
 
 
 def test_a_token_that_is_not_all_leaves_the_graph():

@@ -11,7 +11,7 @@ teacher's evenly spaced layers.
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -24,7 +24,7 @@ from gossamer.train import Train
 
 @dataclass(frozen=True)
 class TinyBERT:
-    """Two-stage distillation into a new student.  hidden 0: the teacher's width; the feed-forward part is 4 times it."""
+    """Two-stage distillation into a new student.  hidden 0: the teacher's width; the feed-forward is 4 times it."""
 
     rows: ClassVar[tuple[str, ...]] = ("tinybert",)
     kind: ClassVar[str] = "begin"
@@ -47,14 +47,16 @@ class TinyBERT:
 
         if self.general_epochs and job.pretrained is not None:
             yield Train(
-                likeness() + Attention(), self.general_epochs, self.lr, teacher=job.pretrained, name="general distillation"
-            )
+                likeness() + Attention(), self.general_epochs, self.lr, teacher=job.pretrained,
+                name="general distillation",
+            )  # fmt: skip
         yield Train(
-            likeness() + Attention(), self.intermediate_epochs, self.lr, schedule="constant", warmup=0.0, name="intermediate"
-        )
+            likeness() + Attention(), self.intermediate_epochs, self.lr, schedule="constant", warmup=0.0,
+            name="intermediate",
+        )  # fmt: skip
         yield Train(Logits(self.heat), self.prediction_epochs, 0.6 * self.lr, name="prediction")
 
-    def student(self, teacher: torch.nn.Module) -> torch.nn.Module:
+    def student(self, teacher: Any) -> torch.nn.Module:
         """A blank model of the teacher's family, fewer layers and another width.
 
         Raises:
@@ -63,16 +65,15 @@ class TinyBERT:
         config, deep = deepcopy(teacher.config), len(blocks(teacher))
         hidden = self.hidden or config.hidden_size
         if self.layers > deep:
-            raise ValueError(f"found {deep} layers in the teacher, expected at least {self.layers}; type TinyBERT({deep})")
+            raise ValueError(f"the teacher has {deep} layers, expected {self.layers} at least; type TinyBERT({deep})")
         if hidden % config.num_attention_heads:
-            near = max(1, round(hidden / config.num_attention_heads)) * config.num_attention_heads
-            raise ValueError(
-                f"hidden={hidden} is not a multiple of the {config.num_attention_heads} heads; type TinyBERT(hidden={near})"
-            )
+            heads = config.num_attention_heads
+            near = max(1, round(hidden / heads)) * heads
+            raise ValueError(f"hidden={hidden} is not a multiple of the {heads} heads; type TinyBERT(hidden={near})")
         config.num_hidden_layers = self.layers
         if hidden != config.hidden_size:
             config.hidden_size, config.intermediate_size = hidden, 4 * hidden
-        student = type(teacher)(config)
+        student: torch.nn.Module = type(teacher)(config)
         if hidden == teacher.config.hidden_size:
             state = teacher.state_dict()
             path = loop(teacher)

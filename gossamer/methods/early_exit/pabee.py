@@ -40,7 +40,7 @@ class PABEE:
         steps, width, labels = features(job.model)
         exits = Patience(steps, layers, width, labels, self.patience, self.tolerance)
         for head in exits.exits:
-            head.weight.data.normal_(std=0.02)  # type: ignore[union-attr, operator]
-            head.bias.data.zero_()  # type: ignore[union-attr, operator]
+            head.weight.data.normal_(std=0.02)  # type: ignore[operator]
+            head.bias.data.zero_()  # type: ignore[operator]
         walk(job.model, exits)
         yield Train(EveryExit(exits), epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")

@@ -51,7 +51,7 @@ class DRONE:
                 if part not in ("q", "k") or not isinstance(block.part("attend"), ScoreAttention):
                     found += self.factor(job, block, part)
         if not found:
-            raise ValueError("no Linear of this model is plain any more, so DRONE finds nothing to factor; leave it out")
+            raise ValueError("no Linear of this model is plain any more, so DRONE finds nothing to do; leave it out")
         if self.tune_epochs:
             yield Train(Task(), epochs=self.tune_epochs, lr=self.lr, name="fine-tune")
 
@@ -59,8 +59,8 @@ class DRONE:
         """Ranks to try, smallest first."""
         if not self.loss_ratio:
             return [max(1, int(self.keep * highest))]
-        shares = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-        return sorted({max(1, int(s * highest)) for s in shares if s >= min(self.keep, 0.9)} | {max(1, int(0.9 * highest))})
+        shares = (s / 10 for s in range(1, 10) if s / 10 >= min(self.keep, 0.9))
+        return sorted({max(1, int(s * highest)) for s in (*shares, 0.9)})
 
     def factor(self, job: Job, block: Block, part: str) -> int:
         """One matrix; 1 if it was factored."""
@@ -93,7 +93,7 @@ class DRONE:
 
 
 def narrowable(block: Block) -> bool:
-    """Is it a self-attention that has not been touched, with the output projection outside?"""
+    """Whether this is a self-attention that has not been touched, with the output projection outside."""
     plain = all(type(block.part(p)) is nn.Linear for p in "qkv")
     outside = all(m is not block.part("o") for m in (block.part("attend") or nn.Identity()).modules())
     return plain and outside and not block.fused and type(block.part("attend")) is not ScoreAttention
@@ -122,5 +122,5 @@ def narrowed(block: Block, gram: torch.Tensor, rank: int, old: Any) -> ScoreAtte
 def loss(job: Job, samples: int) -> float:
     """The task's mean loss on the calibration texts."""
     job.model.eval()
-    found = [(len(b["labels"]), job.model(**b).loss.item()) for b in job.batches(samples)]
+    found = [(len(b["labels"]), float(job.model(**b).loss)) for b in job.batches(samples)]
     return sum(n * value for n, value in found) / sum(n for n, _ in found)

@@ -75,8 +75,9 @@ class CoFi:
         layerwise.narrow(cut.hidden)
         if self.tune_epochs:
             yield Train(
-                objective(), epochs=self.tune_epochs, lr=self.lr, extra_lr=self.lr, without=tables, name="tune the small one"
-            )
+                objective(), epochs=self.tune_epochs, lr=self.lr, extra_lr=self.lr, without=tables,
+                name="tune the small one",
+            )  # fmt: skip
 
 
 class Budget(Loss):

@@ -1,4 +1,4 @@
-"""Dynamic int8 after training (Zafrir, Boudoukh, Izsak & Wasserblat, EMC2 at NeurIPS 2019, the "DQ" baseline of Q8BERT).
+"""Q8BERT: Quantized 8Bit BERT (Zafrir, Boudoukh, Izsak & Wasserblat, EMC2 at NeurIPS 2019), its dynamic baseline.
 
 Every Linear becomes 8-bit integers with one scale per output row, and its inputs are rounded as they come.  The paper
 takes one activation scale per tensor; here it is one per token, so that an answer never depends on its batch mates (and
@@ -28,10 +28,9 @@ class Int8:
     def __call__(self, job: Job) -> Iterator[Train]:
         """Round every Linear, and every table."""
         kinds = (nn.Linear, nn.Embedding) if self.embeddings else (nn.Linear,)
-        tied = job.model.get_output_embeddings()  # a language model's decoder shares the word table: both stay as they are
-        kept = {id(tied), id(job.model.get_input_embeddings())} if tied is not None and tied.weight is (
-            job.model.get_input_embeddings().weight
-        ) else set()
+        word, decoder = job.model.get_input_embeddings(), job.model.get_output_embeddings()
+        tied = decoder is not None and decoder.weight is word.weight  # a language model's: both stay as they are
+        kept = {id(word), id(decoder)} if tied else set()
         found = [m for m in job.model.modules() if type(m) in kinds and id(m) not in kept]
         if not found:
             raise ValueError("every Linear of this model is already settled, so Int8 finds nothing to do; leave it out")

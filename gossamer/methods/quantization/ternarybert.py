@@ -41,7 +41,7 @@ class TernaryBERT:
         model, former = job.model, deepcopy(job.model)
         found = ternarizable(model)
         if not found:
-            raise ValueError("every Linear of this model is already settled, so TernaryBERT finds nothing to do; leave it out")
+            raise ValueError("every Linear of this model is settled, so TernaryBERT finds nothing to do; leave it out")
         for linear in found:
             attach(linear, Ternary(self.rule))
             if self.activation_bits:

@@ -77,5 +77,6 @@ def mean(layers: list[nn.Module]) -> nn.Module:
             "layers that are to share one set of weights differ in shape (they were cut unevenly); put Share first"
         )
     one = deepcopy(layers[0])
-    one.load_state_dict({k: torch.stack([s[k].float() for s in states]).mean(0).to(v.dtype) for k, v in states[0].items()})
+    for name, tensor in one.state_dict().items():
+        tensor.copy_(torch.stack([state[name].float() for state in states]).mean(0))
     return one
