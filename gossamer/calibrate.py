@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.runtime.walks import in_full
+
 
 @torch.no_grad()
 def grams(
@@ -29,7 +31,7 @@ def grams(
         totals[module] = totals.get(module, torch.zeros((), dtype=torch.double, device=x.device)) + x.T @ x
 
     model.eval()
-    with ExitStack() as hooks:
+    with in_full(model), ExitStack() as hooks:
         for linear in dict.fromkeys(linears):
             hooks.callback(linear.register_forward_pre_hook(listen).remove)
         for batch in batches:

@@ -29,7 +29,7 @@ class Job:
     pretrained: the model before it was fine-tuned, where there is one.  train, dev: encoded examples, unpadded.
     folder: the working folder; stages, checkpoints and the teacher's answers survive an interruption there.
     max_steps: no stage takes more.  autocast: train in bfloat16.  keep: losses that earlier walks need.
-    plan: when not None, each stage is noted there, and not trained if `dry`.
+    plan: when not None, each stage is noted there, and not trained if `dry`.  did: the methods begun so far, by name.
     """
 
     model: Any
@@ -52,6 +52,7 @@ class Job:
     plan: list[dict[str, Any]] | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
     stage: int = 0
+    did: list[str] = field(default_factory=list)
 
     @cached_property
     def device(self) -> torch.device:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.loss import ALL, Reads
+from gossamer.runtime.walks import in_full
 from gossamer.trace import Trace, tracing
 
 LARGEST = 8 * 2**30  # bytes on disk
@@ -64,6 +65,7 @@ class Teacher:
         given = {k: v.to(device) for k, v in clean(batch).items()}
         hidden, scores = self.reads.hidden is not None, self.reads.scores is not None
         with (
+            in_full(self.model),
             tracing(self.model, hidden=hidden, attention=scores) as seen,
             torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
         ):

@@ -82,9 +82,7 @@ def attention(
         if position_bias is not None:
             added = additive(mask, query)
             mask = position_bias if added is None else position_bias + added
-        return sdpa_attention_forward(
-            module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
     if key.shape[1] != query.shape[1]:  # grouped queries share keys and values
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     if rounding is not None:
@@ -99,6 +97,13 @@ def attention(
     weights = rounding.probs(probs) if rounding is not None else probs
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), probs
+
+
+def use(model: nn.Module) -> None:
+    """Let a model run on this attention function for good, layers that were copied with their own config included."""
+    for config in {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values():
+        if hasattr(config, "_attn_implementation"):
+            config._attn_implementation = NAME
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)

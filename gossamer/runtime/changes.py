@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention import NAME
+from .attention import use
 from .modules import (
     AttentionRounding,
     InputRounding,
@@ -142,5 +142,5 @@ def replay(model: nn.Module, found: dict[str, Description]) -> nn.Module:
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, part)
         if getattr(part, "needs_attention", False):
-            model.config._attn_implementation = NAME  # type: ignore[union-attr]
+            use(model)
     return model

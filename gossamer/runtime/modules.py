@@ -27,7 +27,7 @@ class LowRank(nn.Module):
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """The value of `hard`, the gradient of `soft` (Bengio et al., 2013)."""
-    return soft + (hard - soft).detach()
+    return hard.detach() + (soft - soft.detach())  # in this order the value is `hard` to the last bit
 
 
 class InputRounding(nn.Module):

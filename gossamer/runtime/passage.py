@@ -95,8 +95,7 @@ class Passage:
 
         self._carry(select)
         self.x, self.rows, self.tokens, self.valid, self.lengths, self.finished = (
-            v.index_select(0, chosen)
-            for v in (self.x, self.rows, self.tokens, self.valid, self.lengths, self.finished)
+            v.index_select(0, chosen) for v in (self.x, self.rows, self.tokens, self.valid, self.lengths, self.finished)
         )
         self.memory = {k: v.index_select(0, chosen) for k, v in self.memory.items()}
         if len(chosen):

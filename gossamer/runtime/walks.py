@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import NAME, Heard, listening
+from .attention import Heard, listening, use
 from .passage import Passage
 
 _answered: ContextVar["tuple[Stack, Tensor, Tensor] | None"] = ContextVar("gossamer_answered", default=None)
@@ -23,6 +23,7 @@ class Walk(nn.Module):
     optional = False  # may a plain model, without this walk, answer in its place?
     dynamic = False  # does the way depend on the example?
     listens = False  # does it need the attention's probabilities?
+    whole = False  # for the moment, may nothing leave? (see `in_full`)
 
     def bind(self, model: nn.Module) -> None:
         """Called once the model is whole."""
@@ -79,7 +80,7 @@ class Patience(Walk):
 
     def depart(self, passage: Passage) -> None:
         """Count agreements per example; those with enough have their answer."""
-        if self.training or passage.step >= self.depth - 1:
+        if self.training or self.whole or passage.step >= self.depth - 1:
             return
         logits = self.logits(passage.step, passage.x)
         guess = logits[:, 0] if self.labels == 1 else logits.argmax(-1)
@@ -148,7 +149,7 @@ class TokenThreshold(Walk):
             passage.memory["weight"] = torch.sigmoid((importance - cut) / self.heat)
             return
         keep = (importance >= cut.clamp_min(self.floor)) | (passage.tokens == 0)
-        if self.gathers and not self.training:
+        if self.gathers and not self.training and not self.whole:
             passage.keep_tokens(keep)
             return
         dropped = passage.memory.get("dropped", torch.zeros_like(passage.valid))
@@ -275,14 +276,25 @@ def _answer_early(model: nn.Module, args: Any, kwargs: dict[str, Any], out: Any)
     return out
 
 
+@contextmanager
+def in_full(model: nn.Module) -> Iterator[None]:
+    """As in training, every layer sees every example and every place of it: for teachers, and for calibration."""
+    walks = [m for m in model.modules() if isinstance(m, Walk)]
+    for walk in walks:
+        walk.whole = True
+    try:
+        yield
+    finally:
+        for walk in walks:
+            walk.whole = False
+
+
 def stack_of(model: nn.Module) -> Stack | None:
     """The model's stack, if its layer loop is owned by one."""
     return next((m for m in model.modules() if isinstance(m, Stack)), None)
 
 
-def install(
-    model: nn.Module, path: str, walk: Walk, layers: list[nn.Module] | None = None, midpoint: str = ""
-) -> None:
+def install(model: nn.Module, path: str, walk: Walk, layers: list[nn.Module] | None = None, midpoint: str = "") -> None:
     """Let `walk` walk the layers at `path`; `layers`, when given, takes the place of the stored ones.
 
     Raises:
@@ -304,7 +316,7 @@ def install(
         stored = list(old.children()) if layers is None else layers
         model.set_submodule(path, Stack(stored, [walk], midpoint))
     if getattr(walk, "needs_attention", False):
-        model.config._attn_implementation = NAME  # type: ignore[union-attr]
+        use(model)
     if walk.dynamic and _answer_early not in model._forward_hooks.values():
         model.register_forward_hook(_answer_early, with_kwargs=True)
     walk.bind(model)

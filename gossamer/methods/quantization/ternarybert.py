@@ -19,7 +19,7 @@ from gossamer.fields import Between, OneOf
 from gossamer.forms import Ternary, attach, formed, round_attention, round_input, settle
 from gossamer.job import Job
 from gossamer.loss import Attention, Hidden, Logits
-from gossamer.runtime.attention import NAME
+from gossamer.runtime.attention import use
 from gossamer.runtime.modules import NoAttention
 from gossamer.train import Moment, Train
 
@@ -53,7 +53,7 @@ class TernaryBERT:
         if self.activation_bits:
             for attend in heard:
                 round_attention(attend, self.activation_bits)
-            model.config._attn_implementation = NAME
+            use(model)
 
         likeness = Logits() + Hidden(width(model), width(former))
         if heard:
