@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.anatomy import Block, blocks, embeddings, relative, stream
+from gossamer.block import Slice
 from gossamer.forms import Gated, attach
 from gossamer.runtime.modules import LowRank, NoAttention, Nothing
 
@@ -251,20 +252,25 @@ def _compact_heads(block: Block, apart: bool, silent: bool) -> int:
 
 def _compact_neurons(block: Block) -> int:
     down, up = block.part("down"), block.part("up")
-    if not isinstance(down, nn.Linear) or not isinstance(up, nn.Linear):
+    if not isinstance(down, nn.Linear) or not isinstance(up, nn.Linear | Slice):
         return 0
     alive = (down.weight.abs().sum(0) > 0).nonzero().squeeze(1)
     gone = down.in_features - len(alive)
     if not gone:
         return 0
     entries = [part for part in ("up", "gate") if part in block.parts]
+    if isinstance(up, Slice):  # one matrix holds both, one under the other
+        entries, rows = ["up"], torch.cat([alive + cast(Slice, block.part(p)).start for p in entries]).sort().values
+        up = up.module
+    else:
+        rows = alive
     if len(alive):
         for part in entries:
-            take(cast(nn.Module, block.part(part)), rows=alive)
+            take(cast(nn.Module, up if part == "up" else block.part(part)), rows=rows)
         take(down, cols=alive)
     else:
         for part in entries:
-            block.put(part, nn.Identity())
+            block.put(part, nn.Identity(), whole=True)
         block.put("down", _nothing(down))
     return gone
 

@@ -4,6 +4,7 @@ Walks that only observe may come any time after the rearranging.  What has been 
 holds for recipes and for artefacts that are compressed once more.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -12,7 +13,7 @@ from gossamer.runtime.changes import changes
 from gossamer.runtime.modules import IntEmbedding, IntLinear, LowRank, ScoreAttention, TernaryEmbedding, TernaryLinear
 from gossamer.runtime.walks import stack_of
 
-Kind = Literal["begin", "rearrange", "cut", "factor", "settle", "walk"]
+Kind = Literal["tune", "begin", "rearrange", "cut", "factor", "settle", "walk"]
 SETTLED = (IntLinear, IntEmbedding, TernaryLinear, TernaryEmbedding)
 FACTORED = (LowRank, ScoreAttention)
 LAW = "rearrange layers, then cut shapes, then factor, then settle to integers"
@@ -31,8 +32,8 @@ def done(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def allow(model: nn.Module, method: Any) -> None:
-    """Refuse a method that comes too late.
+def allow(model: nn.Module, method: Any, did: Sequence[str] = ()) -> None:
+    """Refuse a method that comes too late.  did: the methods that this job has begun before, by name.
 
     Raises:
         ValueError: what was found, and where the method belongs.
@@ -52,6 +53,7 @@ def allow(model: nn.Module, method: Any) -> None:
             )
     if kind == "begin":
         earlier = found or {"cut": "changed shapes"} if changes(model) else found
+        earlier = earlier or {"before": name for name in did[-1:]}  # a plain model by now, and still not the first
         if earlier:
             raise ValueError(
                 f"{name} begins a new student, which would lose what was done before (found: "

@@ -33,7 +33,7 @@ class FineTune:
 
     epochs: float = 3.0
     lr: float = 5e-5
-    kind: ClassVar[str] = "begin"
+    kind: ClassVar[str] = "tune"
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Train everything on the labels."""

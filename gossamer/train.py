@@ -88,7 +88,7 @@ class Lesson(nn.Module):
             seen = Trace(mask=batch["attention_mask"].bool())
         seen.out = out
         taught = None if teacher is None else teacher(batch)
-        loss = self.loss(Step(seen, taught, batch, self.progress))
+        loss = self.loss.weight * self.loss(Step(seen, taught, batch, self.progress))
         if self.training and torch.is_grad_enabled() and not loss.requires_grad:  # by chance, nothing that learns ran
             loss = loss + 0 * next(p for p in self.parameters() if p.requires_grad).sum()
         return {"loss": loss, "logits": out.logits}
@@ -323,9 +323,7 @@ def drive(job: Job, method: Method) -> None:
         ValueError: the method does not fit the model as it stands.
     """
     set_seed(job.seed)
-    if not isinstance(method, (then, also)):
-        allow(job.model, method)
-        job.keep = keepers(job.model)
+    _begin(job, method)
     for stage in method(job):
         if job.plan is not None:
             job.plan.append({"stage": stage.name, "steps": length(stage, job), "reads": described(stage.loss)})
@@ -335,6 +333,16 @@ def drive(job: Job, method: Method) -> None:
         train(job, stage)
         set_seed(job.seed + job.stage)
     job.model.eval()
+
+
+def _begin(job: Job, method: Method) -> None:
+    """Before a method that is not a combination: may it come now, and what do earlier walks need?"""
+    if isinstance(method, (then, also)):
+        return
+    allow(job.model, method, job.did)
+    job.keep = keepers(job.model)
+    if hasattr(method, "rows"):  # fine-tuning a model for its task undoes nothing, and is not undone
+        job.did = [*job.did, type(method).__name__]
 
 
 def described(loss: Loss) -> str:
@@ -359,9 +367,7 @@ class then:  # noqa: N801 - a word of the recipe language
     def __call__(self, job: Job) -> Iterator[Train]:
         """The stages of each in turn; what an earlier walk needs keeps being trained."""
         for method in self.methods:
-            if not isinstance(method, (then, also)):
-                allow(job.model, method)
-                job.keep = keepers(job.model)
+            _begin(job, method)
             yield from method(job)
 
 
@@ -377,9 +383,7 @@ class also:  # noqa: N801 - a word of the recipe language
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """The method's stages, each with the term added."""
-        if not isinstance(self.method, (then, also)):
-            allow(job.model, self.method)
-            job.keep = keepers(job.model)
+        _begin(job, self.method)
         for stage in self.method(job):
             yield replace(stage, loss=stage.loss + self.loss())
 

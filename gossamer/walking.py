@@ -1,5 +1,8 @@
 """Letting a walk walk a model's layers: where the loop is, where tokens may leave, and which families allow it."""
 
+from copy import deepcopy
+from typing import Any
+
 from torch import nn
 
 from gossamer.anatomy import blocks, head, loop, towers
@@ -37,6 +40,12 @@ def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> 
     first = blocks(model)[0]
     midpoint = (first.path("sublayer") or "") if first.post_norm else ""
     install(model, loop(model), way, stored, midpoint)
+
+
+def twin(layer: nn.Module, model: nn.Module) -> nn.Module:
+    """A copy of one of the model's layers that goes on listening to the model's own config."""
+    config: Any = model.config
+    return deepcopy(layer, {id(config): config})
 
 
 def depth(model: nn.Module) -> int:

@@ -42,7 +42,8 @@ def job(folder: Path, family: str = "bert", layers: int = 4, classes: int = 2, c
     teacher = copy.deepcopy(model).requires_grad_(False)
     given = {"max_steps": 3, "pretrained": copy.deepcopy(teacher)} | more
     return Job(
-        model=model, teacher=teacher, task=task, tokenizer=Tokenizer(), train=found, dev=found[:16], folder=folder, **given
+        model=model, teacher=teacher, task=task, tokenizer=Tokenizer(), train=found, dev=found[:16], folder=folder,
+        **given,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Forms: what a weight may be written down as, on any tensor of any module, and what is shipped of it."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -100,11 +101,12 @@ def test_ternary_weights_are_three_values_by_the_published_rule(w: Tensor, rowwi
 def test_the_exact_cut_is_the_best_of_all(w: Tensor, rowwise: bool) -> None:
     """No number of kept weights does better, and the cut is half the scale."""
     codes, scale = Ternary("exact", rowwise).codes(w)
-    for row, code, a in zip(w if rowwise else w.view(1, -1), codes.view(*(codes.shape if rowwise else (1, -1))), scale):
+    whole = (1, -1)
+    rows, signs = (w, codes) if rowwise else (w.view(whole), codes.view(whole))
+    for row, code, a in zip(rows, signs, scale, strict=True):
         size = row.double().abs().sort(descending=True).values
-        best = min(
-            float((size[:k] - size[:k].mean()).square().sum() + size[k:].square().sum()) for k in range(1, len(size) + 1)
-        )
+        cuts = range(1, len(size) + 1)
+        best = min(float((size[:k] - size[:k].mean()).square().sum() + size[k:].square().sum()) for k in cuts)
         error = float((row.double() - a.double() * code.double()).square().sum())
         assert error <= best * (1 + 1e-4) + 1e-12 * float(size[0] ** 2)
         assert bool((row.abs()[code != 0] >= a / 2 * (1 - 1e-4)).all())
@@ -138,7 +140,7 @@ def test_the_loss_aware_rule_never_gets_worse_and_beats_twn_under_its_own_weight
         form.rounds = rounds
         form.look(v)
         costs.append(cost(form))
-    assert all(b <= a * (1 + 1e-5) for a, b in zip(costs, costs[1:], strict=False))
+    assert all(b <= a * (1 + 1e-5) for a, b in pairwise(costs))
     assert costs[-1] < costs[0]
 
 
@@ -182,7 +184,7 @@ def test_settling_keeps_the_range_that_training_saw() -> None:
     assert not model[0]._forward_pre_hooks  # rounded once, not twice
 
 
-# --- any tensor of any module ------------------------------------------------------------------------------------------
+# --- any tensor of any module ----------------------------------------------------------------------------------------
 
 
 def test_forms_work_on_the_weights_of_an_lstm() -> None:

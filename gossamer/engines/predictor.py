@@ -87,7 +87,7 @@ def _check(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -
     for name, given in (("texts", texts), ("pairs", pairs)):
         if isinstance(given, str):
             raise ValueError(f"{name} is one str, expected a list of them; type [text]")
-        for i, one in enumerate(given or ()):
+        for i, one in enumerate(() if given is None else given):
             if not isinstance(one, str):
                 raise ValueError(f"{name}[{i}] is {type(one).__name__}, expected str")
     if pairs is not None and len(pairs) != len(texts):

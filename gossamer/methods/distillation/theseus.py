@@ -7,7 +7,6 @@ successors go on alone.
 """
 
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -20,7 +19,7 @@ from gossamer.job import Job
 from gossamer.loss import Task
 from gossamer.runtime.walks import Walk
 from gossamer.train import Moment, Train
-from gossamer.walking import walk
+from gossamer.walking import twin, walk
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Theseus:
                 f"found {len(old)} layers and {count} successors, expected a proper divisor of {len(old)} "
                 f"({', '.join(map(str, fits)) or 'there is none'}); type Theseus(layers={fits[-1] if fits else 1})"
             )
-        new = [deepcopy(layer) for layer in old[:count]]
+        new = [twin(layer, job.model) for layer in old[:count]]
         coin = Coin(len(old), count)
         walk(job.model, coin, old + new)
 

@@ -66,6 +66,11 @@ class TinyBERT:
         hidden = self.hidden or config.hidden_size
         if self.layers > deep:
             raise ValueError(f"the teacher has {deep} layers, expected {self.layers} at least; type TinyBERT({deep})")
+        if (self.layers, hidden) == (deep, width(teacher)):
+            raise ValueError(
+                f"the teacher has {deep} layers of width {hidden}, and so would the student: nothing would be smaller; "
+                f"type TinyBERT(layers={max(1, deep // 2)})"
+            )
         if hidden % config.num_attention_heads:
             heads = config.num_attention_heads
             near = max(1, round(hidden / heads)) * heads

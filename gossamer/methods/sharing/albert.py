@@ -20,7 +20,7 @@ from gossamer.job import Job
 from gossamer.loss import Hidden, Logits, Task
 from gossamer.runtime.walks import Shared
 from gossamer.train import Train
-from gossamer.walking import walk
+from gossamer.walking import twin, walk
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Share:
             )
         position = positions(len(old), self.groups, self.order)
         members = [[old[i] for i in range(len(old)) if position[i] == g] for g in range(self.groups)]
-        kept = [mean(group if self.start == "mean" else group[:1]) for group in members]
+        kept = [mean(group if self.start == "mean" else group[:1], twin(group[0], job.model)) for group in members]
         walk(job.model, Shared(position), kept)
         likeness = Hidden(width(job.model), width(former))
         yield Train(
@@ -65,8 +65,8 @@ def positions(layers: int, groups: int, order: str) -> list[int]:
 
 
 @torch.no_grad()
-def mean(layers: list[nn.Module]) -> nn.Module:
-    """One layer with the mean of the others' weights.
+def mean(layers: list[nn.Module], one: nn.Module) -> nn.Module:
+    """`one`, given the mean of the layers' weights.
 
     Raises:
         ValueError: the layers differ in shape.
@@ -76,7 +76,6 @@ def mean(layers: list[nn.Module]) -> nn.Module:
         raise ValueError(
             "layers that are to share one set of weights differ in shape (they were cut unevenly); put Share first"
         )
-    one = deepcopy(layers[0])
     for name, tensor in one.state_dict().items():
         tensor.copy_(torch.stack([state[name].float() for state in states]).mean(0))
     return one
