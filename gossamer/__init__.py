@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Job": "train", "Train": "train", "also": "train", "compress": "pipeline", "then": "train",
     "parse": "recipe", "read": "data", "save": "artefact",
-    "load": "engines", "measure": "measure", "methods": "recipe",
+    "load": "engines", "predict": "engines", "measure": "measure", "methods": "recipe", "demo": "embedded",
+    "env": "environment",
 }  # fmt: skip
 
 

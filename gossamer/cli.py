@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gossamer import __version__
-from gossamer.environment import environment
+from gossamer.environment import env as environment
 from gossamer.terminal import Spoken, free, print_json, progress, quiet, writing
 
 WINDOW = 32  # batches that predict reads ahead: what it may sort by length, and all that it holds in memory
@@ -65,7 +65,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Less of everything: minutes, and a worse result.")] = False,
 ) -> None:
     """Fine-tune, compress and measure a real model on real text, without a model hub."""
-    from gossamer.demo import run
+    from gossamer.embedded import demo as run
     from gossamer.report import show
 
     show(run(out, quick=quick))

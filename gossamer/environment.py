@@ -60,7 +60,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
+def env() -> dict[str, Any]:
     """Versions, hardware, the thread settings in force, and which extras are missing: {} where nothing is."""
     missing = {package: install(package) for package in EXTRAS if installed(package) is None}
     threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}

@@ -78,6 +78,11 @@ class Ternary(Form):
         self.curvature: Tensor | None
         self.register_buffer("curvature", None)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}curvature" in state_dict:
+            self.look(state_dict[f"{prefix}curvature"])
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def look(self, second_moment: Tensor) -> None:
         """Remember Adam's second moment of the free weight, of the weight's shape."""
         self.register_buffer("curvature", second_moment.detach().clone())

@@ -52,10 +52,9 @@ def allow(model: nn.Module, method: Any, did: Sequence[str] = ()) -> None:
                 f"The order is: {LAW}; walks that only observe come any time after the rearranging"
             )
     if kind == "begin":
-        earlier = found or {"cut": "changed shapes"} if changes(model) else found
-        earlier = earlier or {"before": name for name in did[-1:]}  # a plain model by now, and still not the first
+        earlier = list(found.values()) or (["changed shapes"] if changes(model) else did[-1:])
         if earlier:
             raise ValueError(
                 f"{name} begins a new student, which would lose what was done before (found: "
-                f"{', '.join(earlier.values())}); put {name} first"
+                f"{', '.join(earlier)}); put {name} first"
             )

@@ -272,7 +272,7 @@ def graph(job: Job, part: Path) -> None:
     try:
         export.write(job.model, job.tokenizer, part)
     except (ValueError, ImportError, RuntimeError) as error:
-        log.info("no graph for ONNX Runtime: %s", error)
+        log.warning("no graph for ONNX Runtime, so the artefact runs on torch: %s", error)
 
 
 def probes(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

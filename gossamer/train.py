@@ -165,6 +165,9 @@ class StageTrainer(Trainer):
             )
         return loss
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """None: the names that are missing share a tensor with another (see `unique`)."""
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, unique(cast(Lesson, self.model).state_dict() if state_dict is None else state_dict))
 
@@ -216,7 +219,9 @@ def _marked(stage: Train, lesson: Lesson) -> dict[nn.Parameter, bool]:
     """Let only what the stage names learn; what every parameter said before."""
     before = {p: p.requires_grad for p in lesson.student.parameters()}
     chosen = [lesson.student] if stage.only is None else list(stage.only)
-    learning = {p for m in chosen for p in m.parameters()} - {p for m in stage.without for p in m.parameters()}
+    gates = {p for m in lesson.student.modules() if isinstance(m, HardConcrete) for p in m.parameters()}
+    still = {p for m in stage.without for p in m.parameters()} - gates  # gates on what is still decide over more
+    learning = {p for m in chosen for p in m.parameters()} - still
     if stage.only is not None:
         learning |= {p for m in lesson.student.modules() if isinstance(m, (HardConcrete, Walk)) for p in m.parameters()}
     for p in before:
@@ -251,9 +256,8 @@ def train(job: Job, stage: Train) -> None:
     lesson = Lesson(job.model, loss, teacher).to(job.device)
     end = folder / "end.safetensors"
     if job.resume and end.is_file():
-        state = load_file(end)
-        lesson.load_state_dict(state, strict=False)
         stage.each_step(Moment(1.0, None))
+        lesson.load_state_dict(load_file(end), strict=False)
         job.model.eval()
         return
     if teacher is not None and stage.batch_size * stage.accumulate * steps >= len(job.train):
@@ -304,6 +308,7 @@ def train(job: Job, stage: Train) -> None:
         for p, wanted in before.items():
             p.requires_grad_(wanted)
             p.grad = None
+    stage.each_step(Moment(1.0, None))  # as when the stage is read back
     job.model.eval()
     job.log += [dict(entry, stage=stage.name) for entry in trainer.state.log_history if "loss" in entry]
     with job.first():
@@ -336,7 +341,7 @@ def drive(job: Job, method: Method) -> None:
 
 
 def _begin(job: Job, method: Method) -> None:
-    """Before a method that is not a combination: may it come now, and what do earlier walks need?"""
+    """Before a method that is not a combination, see that it may come now, and what earlier walks need."""
     if isinstance(method, (then, also)):
         return
     allow(job.model, method, job.did)

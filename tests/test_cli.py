@@ -181,7 +181,7 @@ def test_a_wrong_command_line_is_usage(args: list[str], calls: list[Any]) -> Non
 
 def test_demo(fake: Fake, tmp_path: Path) -> None:
     seen: list[Any] = []
-    fake("demo", run=lambda out, quick: seen.append((out, quick)) or {"task": "toy"})
+    fake("embedded", demo=lambda out, quick: seen.append((out, quick)) or {"task": "toy"})
     fake("report", show=lambda report: print(report["task"]))
     assert run("demo", "--out", str(tmp_path), "--quick").stdout == f"toy\nresults: {tmp_path}\n"
     assert run("demo").exit_code == 0

@@ -3,8 +3,10 @@
 An engine is a module with `load(folder, threads) -> Predictor`; it imports what it needs when it is called.
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from gossamer.engines.predictor import Predictor
 from gossamer.environment import install
@@ -12,7 +14,7 @@ from gossamer.environment import install
 ENGINES = ("onnxruntime", "torch")
 GRAPH = "model.onnx"  # the file that makes an artefact run without torch
 
-__all__ = ["ENGINES", "GRAPH", "Predictor", "load"]
+__all__ = ["ENGINES", "GRAPH", "Predictor", "load", "predict"]
 
 
 def load(folder: str | Path, engine: str = "auto", threads: int | None = None) -> Predictor:
@@ -50,6 +52,13 @@ def load(folder: str | Path, engine: str = "auto", threads: int | None = None) -
     from gossamer.engines import torch
 
     return torch.load(folder, threads)
+
+
+def predict(
+    folder: str | Path, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
+) -> list[dict[str, Any]]:
+    """The answers of an artefact to texts, in order: {"label", "score"} each, or {"value"}; see `load` to ask again."""
+    return load(folder)(texts, pairs, batch_size)
 
 
 def _has(package: str) -> bool:

@@ -97,14 +97,10 @@ def changes(model: nn.Module) -> dict[str, Description]:
     with torch.device("meta"):
         blank: nn.Module = plain_class(model)(model.config)
     found: dict[str, Description] = {}
-    ours: list[str] = []  # paths inside of which the description has already said everything
     for path, module in model.named_modules():
-        if any(path.startswith(prefix) for prefix in ours):
-            continue
         if isinstance(module, Stack):
             walks = [describe(walk) for walk in module.walking]
             found[path] = {"walks": walks, "layers": len(module), "midpoint": module.midpoint}
-            ours.append(f"{path}.walks")
             replay(blank, {path: found[path]})
             continue
         description = describe(module)

@@ -39,8 +39,8 @@ def check(folder: Path) -> None:
         return
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, found = manifest["files"].items(), manifest["format"]
-    except (ValueError, KeyError, AttributeError) as error:
+        files, found = manifest["files"].items(), int(manifest["format"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged ({error}); copy it again from its source") from error
     if found > FORMAT:
         raise ValueError(too_new(folder, found))

@@ -97,6 +97,7 @@ class IntLinear(nn.Module):
         new.scale.copy_(scale.reshape(-1))
         if new.bias is not None:
             new.bias.data.copy_(linear.bias.data)
+            new.bias.requires_grad_(linear.bias.requires_grad)
         return new
 
     def weight_count(self) -> int:
@@ -135,6 +136,11 @@ class IntEmbedding(nn.Module):
         new.codes.copy_(codes)
         new.scale.copy_(scale)
         return new
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole table, (rows, dim), for a family that reads it so."""
+        return self.codes.to(self.scale.dtype) * self.scale
 
     def weight_count(self) -> int:
         """How many weights are stored."""

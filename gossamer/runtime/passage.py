@@ -27,7 +27,7 @@ class Passage:
 
     x: (b, t, d) hidden states of the rows and tokens still travelling.  rows: (b,) their places in the batch.
     tokens: (b, t) their positions in the text.  valid: (b, t) False on padding and filler.  lengths: (b,) true lengths.
-    memory: what the walks keep per row; indexed with the rows.  heard: the current layer's attention.
+    memory: what the walks keep per row, (b, ...), or per token, (b, t, ...).  heard: the current layer's attention.
     answers: (B, classes) of rows that have finished.
     """
 
@@ -127,7 +127,10 @@ class Passage:
         self.x = self.x.gather(1, order[..., None].expand(*order.shape, self.x.shape[-1]))
         self.tokens, self.valid = self.tokens.gather(1, order), keep.gather(1, order)
         self.memory = {
-            k: v.gather(1, order) if v.ndim == 2 and v.shape[1] == full else v for k, v in self.memory.items()
+            k: v.take_along_dim(order.view(*order.shape, *[1] * (v.ndim - 2)), 1)
+            if v.ndim > 1 and v.shape[1] == full
+            else v
+            for k, v in self.memory.items()
         }
         self.hide(~self.valid)
 

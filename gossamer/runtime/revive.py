@@ -116,7 +116,12 @@ def _door(task: str) -> type:
             check(Path(folder))
         kind, plain = rebuilt(config)
         told = kwargs.pop("output_loading_info", False)
-        loaded: Any = kind.from_pretrained(folder, *args, config=plain, output_loading_info=True, **kwargs)
+        try:
+            loaded: Any = kind.from_pretrained(folder, *args, config=plain, output_loading_info=True, **kwargs)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(f"{folder} does not hold the weights that its config describes: other shapes") from error
         model, info = loaded
         saved_for = (config.architectures or [kind.__name__])[0] == kind.__name__
         if saved_for and (info["missing_keys"] or info["mismatched_keys"]):

@@ -12,10 +12,13 @@ from gossamer.terminal import progress
 log = logging.getLogger(__name__)
 
 # Chosen by measurement, see docs/results/demo.md.
-RECIPE = "then(CoFi(0.6, prune_epochs=2.0, tune_epochs=1.0, warmup=0.5, lr=5e-5, gate_lr=0.1), Int8())"
+RECIPE = (
+    "then(also(CoFi(0.3, hidden=False, prune_epochs=1.0, tune_epochs=1.5, warmup=0.5, lr=1e-4, gate_lr=0.1), "
+    "0.5 * Task()), Int8())"
+)
 
 
-def run(out: str | Path, quick: bool = False) -> dict[str, Any]:
+def demo(out: str | Path = "runs/demo", quick: bool = False) -> dict[str, Any]:
     """Fine-tune the embedded MiniLM on Rotten Tomatoes, prune it under distillation, round it to int8, and measure.
 
     Results: `out`/teacher, `out`/artefact.  An interrupted run is continued; a finished one is shown again.  quick: 20

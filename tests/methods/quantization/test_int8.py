@@ -1,0 +1,83 @@
+"""Dynamic Int8: every Linear, every table, and answers that stay near."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gossamer.forms import Rounded
+from gossamer.methods.quantization.int8 import Int8
+from gossamer.runtime.modules import IntEmbedding, IntLinear
+from tests import jobs, tiny
+
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "llama", "t5", "bart", "deberta-v2")
+
+
+def held(model: nn.Module) -> int:
+    """Bytes of all tensors."""
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("tables", [True, False])
+def test_every_linear_becomes_integers(tmp_path: Path, family: str, tables: bool) -> None:
+    at = jobs.job(tmp_path, family)
+    batch = jobs.inputs(at)
+    before, size = jobs.logits(at.model, batch), held(at.model)
+    jobs.run(at, Int8(embeddings=tables))
+    assert not any(type(m) is nn.Linear for m in at.model.modules())
+    assert any(isinstance(m, IntEmbedding) for m in at.model.modules()) == tables
+    assert any(type(m) is nn.Embedding for m in at.model.modules()) != tables
+    after = jobs.logits(at.model, batch)
+    assert 0 < float((after - before).abs().max()) < 0.05 * float(before.abs().max())
+    assert size / held(at.model) > (3.0 if tables else 2.0)  # this model is small: biases, norms and scales weigh
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_every_family_the_codes_are_the_rounded_weights(tmp_path: Path, family: str) -> None:
+    model = tiny.build(family, "classes")
+    weights = {path: m.weight.detach().clone() for path, m in model.named_modules() if type(m) is nn.Linear}
+    batch = tiny.batch(model)
+    before = jobs.logits(model, batch)
+    at = jobs.job(tmp_path)
+    at.model = model
+    jobs.run(at, Int8())
+    for path, weight in weights.items():
+        module = model.get_submodule(path)
+        codes, scale = Rounded(8).codes(weight)
+        assert isinstance(module, IntLinear) and torch.equal(module.codes, codes.t().to(torch.int8))
+        assert torch.equal(module.scale, scale.squeeze(1))
+    assert float((jobs.logits(model, batch) - before).abs().max()) < 0.15 * float(before.abs().max())
+
+
+def test_an_answer_depends_on_neither_batch_mates_nor_padding(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    jobs.run(at, Int8())
+    batch = jobs.inputs(at, 8)
+    together = jobs.logits(at.model, batch)
+    assert torch.allclose(jobs.logits(at.model, jobs.wider(batch)), together, atol=1e-5)
+    for i in range(8):
+        n = int(batch["attention_mask"][i].sum())
+        alone = jobs.logits(at.model, {k: v[i : i + 1, :n] for k, v in batch.items()})
+        assert torch.allclose(alone[0], together[i], atol=1e-5)
+
+
+def test_tied_tables_and_heads_stay_tied(tmp_path: Path) -> None:
+    model = tiny.build("bert", "masked")
+    at = jobs.job(tmp_path)
+    at.model = model
+    jobs.run(at, Int8())
+    word, decoder = model.get_input_embeddings(), model.get_output_embeddings()
+    assert word.weight is decoder.weight and isinstance(model.bert.embeddings.position_embeddings, IntEmbedding)
+
+
+def test_nothing_is_trained(tmp_path: Path) -> None:
+    assert list(Int8()(jobs.job(tmp_path))) == []
+
+
+def test_doing_nothing_raises(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    list(Int8()(at))
+    with pytest.raises(ValueError, match="every Linear of this model is already settled, so Int8 finds nothing to do"):
+        list(Int8()(at))
