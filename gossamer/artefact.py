@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gossamer.anatomy import blocks, shape
+from gossamer.anatomy import blocks, shape, towers
 from gossamer.runtime.changes import changes
 from gossamer.runtime.manifest import check, seal
 from gossamer.runtime.revive import write
@@ -42,7 +42,11 @@ def appearing(folder: Path) -> Iterator[Path]:
     if taken:
         raise ValueError(f"{folder} exists and is not empty; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.part"):  # by a run that was killed
+        if not _alive(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
         yield part
@@ -61,10 +65,20 @@ def appearing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def fit(model: nn.Module) -> None:
     """Let the config say as much of the model's shape as it can: a plain architecture then holds what it can hold."""
     config: Any = model.config
-    if stack_of(model) is not None:
+    if stack_of(model) is not None or len(towers(model)) > 1:
         return
     before, found = config.to_dict(), blocks(model)
     wide = {shape(up)[1] if (up := b.part("up")) is not None and hasattr(up, "out_features") else 0 for b in found}

@@ -99,7 +99,7 @@ class Ternary(Form):
             cut = 0.7 * size.mean(1, keepdim=True)
         keep = (size > cut).float()
         codes, scale = flat.sign() * keep, (size * keep).sum(1, keepdim=True) / keep.sum(1, keepdim=True).clamp_min(1)
-        if self.rule == "lat" and self.curvature is not None:
+        if self.rule == "lat" and self.curvature is not None and bool(self.curvature.any()):
             codes, scale = self._loss_aware(flat, self.curvature.view_as(flat).sqrt() + 1e-12, codes)
         return codes.view_as(w), scale
 
@@ -164,6 +164,7 @@ def attach(module: nn.Module, form: Form, name: str = "weight") -> Form:
 def round_input(module: nn.Module, bits: int = 8) -> InputRounding:
     """Round what the module is given, in a range learned while training; the module to ship keeps it."""
     rounding = InputRounding(bits).train(module.training)
+    rounding.learning = True
     module.add_module("rounding", rounding)
     module.register_forward_pre_hook(_round_input)
     return rounding
@@ -176,7 +177,10 @@ def _round_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def round_attention(attend: nn.Module, bits: int = 8) -> None:
     """Round queries, keys, probabilities and values of an attention (heard by our attention function only)."""
-    attend.add_module("rounding", AttentionRounding(bits).train(attend.training))
+    rounding = AttentionRounding(bits).train(attend.training)
+    for operand in rounding.children():
+        cast(InputRounding, operand).learning = True
+    attend.add_module("rounding", rounding)
 
 
 def formed(model: nn.Module, kind: type[Form] = Form) -> Iterable[tuple[nn.Module, str, Form]]:
@@ -201,11 +205,19 @@ def settle(model: nn.Module) -> int:
             if name == "weight":
                 last = forms[-1], soft.detach().clone()
             parametrize.remove_parametrizations(module, name)
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if hook is _round_input:
-                del module._forward_pre_hooks[key]
         if last is not None:
             new = last[0].settle(module, last[1])
             if new is not module:
                 model.set_submodule(path, new.train(module.training))
+    for module in [m for _, m in found] + list(model.modules()):
+        _still(module)
     return len(found)
+
+
+def _still(module: nn.Module) -> None:
+    """Ranges are no longer learned, and no hook rounds in a module's place."""
+    if isinstance(module, InputRounding):
+        module.learning = False
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if hook is _round_input:
+            del module._forward_pre_hooks[key]

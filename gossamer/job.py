@@ -107,8 +107,9 @@ class Job:
     def fingerprint(self, model: nn.Module) -> str:
         """A short name for the very weights of a model."""
         total = hashlib.sha256()
-        for tensor in model.state_dict().values():
-            total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        for name, tensor in model.state_dict().items():
+            total.update(f"{name} {tuple(tensor.shape)}".encode())
+            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()[:12]
 
 

@@ -144,7 +144,19 @@ class Logits(Loss):
 def masked_mse(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Mean squared difference over real tokens and all features; a, b (B, T, d), mask (B, T)."""
     error = (a.float() - b.float()).square().mean(-1) * mask
-    return error.sum() / mask.sum()
+    return error.sum() / shared(mask.sum())
+
+
+def shared(n: Tensor) -> Tensor:
+    """A number that is a sum over the batch, as its mean over the processes that share the step.
+
+    Divided by it, the mean of all processes' losses is the loss of their whole batch, however its tokens are dealt out.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return n.detach()
+    n = n.detach().float().clone()
+    torch.distributed.all_reduce(n)
+    return n / torch.distributed.get_world_size()
 
 
 class Hidden(Loss):
@@ -182,7 +194,7 @@ class Attention(Loss):
         s, t, mask = step.student.scores, step.taught.scores, step.student.mask
         assert mask is not None and s, "the student's attention was not heard"
         taught = [t[(2 * i * len(t) + len(s)) // (2 * len(s)) - 1] for i in range(1, len(s) + 1)]
-        pairs = mask.sum(1).square().sum()
+        pairs = shared(mask.sum(1).square().sum())
         return torch.stack(
             [(a.float() - b.float()).square().mean(1).sum() / pairs for a, b in zip(s, taught, strict=True)]
         ).sum()
@@ -193,7 +205,7 @@ class NearestHidden(Loss):
 
     alignment "nearest": on the closest of all; "monotone": on the closest that does not lie under the one that the
     teacher layer above pulls, searched from the top (the authors' version 4).  The projection starts as the identity.
-    The mean over the pairs, tokens and features.
+    The sum over the pairs of the mean over tokens and features.
     """
 
     def __init__(self, width: int, teacher_width: int, layers: int = 4, alignment: str = "nearest") -> None:
@@ -226,8 +238,8 @@ class NearestHidden(Loss):
         s = [self.project(h) for h in step.student.hidden[1:]]
         t = step.taught.every(min(self.layers, len(step.taught.hidden) - 1))
         distances = torch.stack([torch.stack([masked_mse(a, b, mask) for a in s]) for b in t])
-        chosen = self.align(distances.detach())
-        return torch.stack([distances[i, j] for i, j in enumerate(chosen)]).mean()
+        chosen = self.align(shared(distances))
+        return torch.stack([distances[i, j] for i, j in enumerate(chosen)]).sum()
 
 
 class EveryExit(Loss):

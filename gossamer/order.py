@@ -1,7 +1,8 @@
 """The order law: rearrange layers, then cut shapes, then factor, then settle to integers.
 
 Walks that only observe may come any time after the rearranging.  What has been done is read off the model, so the law
-holds for recipes and for artefacts that are compressed once more.
+holds for recipes and for artefacts that are compressed once more.  Layers of a cut model may still be rearranged where
+they can be copied as they are (Theseus); where they would have to be averaged (Share), uneven ones are refused there.
 """
 
 from collections.abc import Sequence

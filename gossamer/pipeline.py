@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -130,6 +129,9 @@ def compress(
     method: Any = recipes.parse(recipe) if isinstance(recipe, str) else recipe
     out, text_ = Path(out), recipes.unparse(method)
     if resume and (out / "report.json").is_file():
+        former = (out / "recipe.txt").read_text().strip()
+        if former != text_:
+            raise ValueError(f"{out} is complete, and its recipe is {former}, not {text_}; choose another folder")
         log.info("%s is complete already", out)
         return dict(json.loads((out / "report.json").read_text()))
     vacant(out)
@@ -146,7 +148,7 @@ def compress(
     job.seed, job.max_steps, job.report_to, job.resume, job.progress = seed, max_steps, report_to, resume, progress
     job.autocast = faster_in_bf16() if autocast == "auto" else bool(autocast)
     job.pretrained = None if ready else deepcopy(base).eval()
-    plan = planned(job, method, fine_tune if teacher is None and not ready else None)
+    plan = planned(job, method, None if ready else fine_tune)
     for line in plan["lines"]:
         log.info("%s", line)
     settings = {
@@ -155,7 +157,9 @@ def compress(
     }  # fmt: skip
     if dry_run:
         return plan | {"settings": settings}
-    claim(job.folder, settings, resume)
+    with job.first():
+        if job.main:
+            claim(job.folder, settings, resume)
     name = taught(job, found, teacher or (model if ready else None), fine_tune, teachers)
     drive(job, method)
     if not job.main:
@@ -193,12 +197,21 @@ def taught(job: Job, data: Data, teacher: str | None, fine_tune: FineTune, folde
         if job.main and not folder.exists():
             artefact.plain_copy(job.teacher, job.tokenizer, folder)
     else:
-        job.teacher, _, tuned = opened(teacher, data)
+        job.teacher, tokens, tuned = opened(teacher, data)
         if not tuned:
             raise ValueError(f"the teacher {teacher} has no trained head for {data.name}; fine-tune it first")
-        if job.pretrained is not None:
-            job.model = deepcopy(job.teacher).to(job.device).requires_grad_(True)
-        teacher = located(teacher)
+        if tokens.get_vocab() != job.tokenizer.get_vocab():
+            raise ValueError(f"the teacher {teacher} reads other tokens than the model; name one of the same tokenizer")
+        its = of_model(job.teacher.config)
+        names = [t.labels for t in (its, job.task) if isinstance(t, Classification)]
+        if len(names) == 2 and names[0] != names[1] and set(names[0]) == set(names[1]):
+            raise ValueError(
+                f"the teacher {teacher} orders its labels otherwise ({', '.join(names[0])}) than the model does "
+                f"({', '.join(names[1])}); fine-tune one of them on this data again"
+            )
+        if job.pretrained is not None:  # the model's own head is to be learned as well
+            drive(job, fine_tune)
+        job.pretrained, teacher = None, located(teacher)
     job.teacher = job.teacher.to(job.device).eval().requires_grad_(False)
     return teacher
 
@@ -227,11 +240,10 @@ def claim(work: Path, settings: dict[str, Any], resume: bool) -> None:
             told = ", ".join(f"{k} {before.get(k)!r} then, {settings[k]!r} now" for k in different)
             raise ValueError(f"{work} belongs to another job ({told}); repeat that command, or delete the folder")
         return
-    if int(os.environ.get("RANK", "0")) == 0:
-        work.mkdir(parents=True, exist_ok=True)
-        part = note.with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=2))
-        part.replace(note)
+    work.mkdir(parents=True, exist_ok=True)
+    part = note.with_suffix(".part")
+    part.write_text(json.dumps(settings, indent=2))
+    part.replace(note)
 
 
 def finish(

@@ -7,6 +7,7 @@ batch by batch instead.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,9 @@ class Teacher:
             dtype = np.float32 if name == "logits" else np.float16
             mode = "r" if whole else "w+"
             path = folder / f"{name}.npy"
+            if not whole:  # claim the room now: a full disk is an error here, and a crash when a page is first touched
+                with path.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * np.dtype(dtype).itemsize + 256)
             self.kept[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.squares = np.concatenate([[0], np.cumsum(self.lengths**2)])
@@ -119,7 +123,9 @@ class Teacher:
                 tell(min(at + 64, len(order)), len(order))
             for array in self.kept.values():
                 cast(np.memmap[Any, Any], array).flush()
-            done.write_text(json.dumps(shapes))
+            part = done.with_suffix(".part")
+            part.write_text(json.dumps(shapes))
+            part.replace(done)
         return True
 
     def _keep(self, places: np.ndarray[Any, Any], examples: Sequence[dict[str, Any]], collate: Collate) -> None:

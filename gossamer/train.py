@@ -72,6 +72,8 @@ class Method(Protocol):
 class Lesson(nn.Module):
     """The student and the loss as one module, so that all that learns is under one roof (and one DDP)."""
 
+    accepts_loss_kwargs = False  # the Trainer is to divide by the accumulation steps itself
+
     def __init__(self, student: nn.Module, loss: Loss, teacher: Teacher | None) -> None:
         super().__init__()
         self.student, self.loss, self.progress = student, loss, 0.0
@@ -247,7 +249,9 @@ def train(job: Job, stage: Train) -> None:
         ValueError: the loss is not finite.
     """
     steps, folder = length(stage, job), job.next_stage(stage.name)
-    teaching = stage.teacher or job.teacher
+    teaching: Any = stage.teacher or job.teacher
+    if teaching is not None:
+        teaching = teaching.to(job.device)
     kept = [k for k in job.keep if k is not stage.loss]
     loss = Sum([stage.loss, *kept]) if kept else stage.loss
     teacher = Teacher(teaching, loss.reads, job.autocast) if loss.reads.teacher and teaching is not None else None

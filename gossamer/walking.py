@@ -37,6 +37,8 @@ def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> 
             f"{name} lets rows or tokens leave on the way, and gossamer does not do that for {family}; "
             f"use it on one of: {', '.join(BY_EXAMPLE)}"
         )
+    if getattr(model.config, "use_cache", None):
+        model.config.use_cache = False  # type: ignore[union-attr]  # a layer that plays twice has no cache of its own
     first = blocks(model)[0]
     midpoint = (first.path("sublayer") or "") if first.post_norm else ""
     install(model, loop(model), way, stored, midpoint)

@@ -33,8 +33,8 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 class InputRounding(nn.Module):
     """Uniform rounding of activations between a lowest and a highest value, asymmetric (TernaryBERT, eq. 4).
 
-    While training, each call rounds within its own range and the range is remembered as a running mean; afterwards the
-    remembered range is used, so that an answer does not depend on its batch mates.
+    While it is learned (`learning`, in training), each call rounds within its own range and the range is remembered as
+    a running mean; afterwards the remembered range is used, so that an answer does not depend on its batch mates.
     """
 
     low: Tensor
@@ -42,15 +42,21 @@ class InputRounding(nn.Module):
 
     def __init__(self, bits: int = 8, memory: float = 0.99) -> None:
         super().__init__()
-        self.bits, self.memory = bits, memory
+        self.bits, self.memory, self.learning = bits, memory, False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> the same shape, on at most 2^bits values."""
         low, high = self.low, self.high
-        if self.training:
+        if self.training and self.learning:
             low, high = (v.float() for v in torch.aminmax(x.detach()))
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
+                torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():  # the range of the whole batch
+                torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
+                torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
             fresh = self.high == self.low  # nothing seen yet
             self.low.copy_(torch.where(fresh, low, self.low.lerp(low, 1 - self.memory)))
             self.high.copy_(torch.where(fresh, high, self.high.lerp(high, 1 - self.memory)))

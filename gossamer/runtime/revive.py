@@ -18,6 +18,7 @@ from .changes import changes, plain_class, replay
 from .manifest import FORMAT, check, seal, too_new
 
 MODEL_TYPE = "gossamer"
+DERIVED = ("model.onnx", "probe.safetensors", "report.json", "manifest.json")
 OURS = ("gossamer", "gossamer_format", "base_model_type", "auto_map")
 TASKS = (
     "AutoModel",
@@ -84,6 +85,8 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         """Write an artefact again (see gossamer.runtime.revive.write)."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
+        for derived in DERIVED:  # they tell of the weights as they were
+            (folder / derived).unlink(missing_ok=True)
         write(self, folder, **options)
         seal(folder)
 
@@ -95,6 +98,22 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         "revived_from": base,
     }
     return type(base.__name__, (base,), body)
+
+
+def _loaded(kind: type[PreTrainedModel], folder: str, saved: Config, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """The model and what transformers says of its loading; refused unless every weight came from the folder."""
+    wrong = f"{folder} does not hold the weights that its config describes"
+    try:
+        loaded: Any = kind.from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(f"{wrong}: other shapes") from error
+    model, info = loaded
+    lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+    if (saved.architectures or [kind.__name__])[0] == kind.__name__ and lacking:
+        raise ValueError(f"{wrong}: {', '.join(lacking[:5])}")
+    return model, info
 
 
 def _door(task: str) -> type:
@@ -116,17 +135,7 @@ def _door(task: str) -> type:
             check(Path(folder))
         kind, plain = rebuilt(config)
         told = kwargs.pop("output_loading_info", False)
-        try:
-            loaded: Any = kind.from_pretrained(folder, *args, config=plain, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise ValueError(f"{folder} does not hold the weights that its config describes: other shapes") from error
-        model, info = loaded
-        saved_for = (config.architectures or [kind.__name__])[0] == kind.__name__
-        if saved_for and (info["missing_keys"] or info["mismatched_keys"]):
-            wrong = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-            raise ValueError(f"{folder} does not hold the weights that its config describes: {', '.join(wrong[:5])}")
+        model, info = _loaded(kind, folder, config, *args, config=plain, **kwargs)
         return (model, info) if told else model
 
     def _from_config(cls: Any, config: Config, **kwargs: Any) -> Any:

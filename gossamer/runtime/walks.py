@@ -146,7 +146,8 @@ class TokenThreshold(Walk):
             return
         importance, cut = self.importance(passage, heard), self.threshold(passage.step)
         if self.soft:
-            passage.memory["weight"] = torch.sigmoid((importance - cut) / self.heat)
+            weight = torch.sigmoid((importance - cut) / self.heat)
+            passage.memory["weight"] = weight.masked_fill(passage.tokens == 0, 1.0)
             return
         keep = (importance >= cut.clamp_min(self.floor)) | (passage.tokens == 0)
         if self.gathers and not self.training and not self.whole:

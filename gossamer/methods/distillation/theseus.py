@@ -51,6 +51,7 @@ class Theseus:
         walk(job.model, coin, old + new)
 
         def toss(moment: Moment) -> None:
+            coin.chance.manual_seed(job.seed * 1_000_003 + round(moment.progress * 1e9))  # the same in every process
             coin.rate = min(1.0, self.start + (1 - self.start) * moment.progress / self.curriculum)
 
         yield Train(Task(), epochs=self.replace_epochs, lr=self.lr, only=new, each_step=toss, name="replace")
@@ -65,12 +66,13 @@ class Coin(Walk):
     def __init__(self, old: int, new: int) -> None:
         super().__init__()
         self.old, self.new, self.rate = old, new, 0.0
+        self.chance = torch.Generator()
 
     def order(self, layers: Iterable[int]) -> Iterable[int]:
         """A new order for every batch."""
         group, stored = self.old // self.new, list(layers)
         for i in range(self.new):
-            if not self.training or float(torch.rand(())) < self.rate:
+            if not self.training or float(torch.rand((), generator=self.chance)) < self.rate:
                 yield stored[self.old + i]
             else:
                 yield from stored[i * group : (i + 1) * group]

@@ -18,7 +18,9 @@ import torch
 from gossamer.anatomy import blocks, head, loop, width
 from gossamer.fields import Between
 from gossamer.job import Job
-from gossamer.loss import Attention, Hidden, Logits
+from gossamer.loss import Attention, Hidden, Logits, Task
+from gossamer.runtime.changes import plain_class
+from gossamer.task import Regression
 from gossamer.train import Train
 
 
@@ -54,7 +56,8 @@ class TinyBERT:
             likeness() + Attention(), self.intermediate_epochs, self.lr, schedule="constant", warmup=0.0,
             name="intermediate",
         )  # fmt: skip
-        yield Train(Logits(self.heat), self.prediction_epochs, 0.6 * self.lr, name="prediction")
+        answers = Task() if isinstance(job.task, Regression) else Logits(self.heat)  # numbers: from the labels
+        yield Train(answers, self.prediction_epochs, 0.6 * self.lr, name="prediction")
 
     def student(self, teacher: Any) -> torch.nn.Module:
         """A blank model of the teacher's family, fewer layers and another width.
@@ -77,8 +80,9 @@ class TinyBERT:
             raise ValueError(f"hidden={hidden} is not a multiple of the {heads} heads; type TinyBERT(hidden={near})")
         config.num_hidden_layers = self.layers
         if hidden != config.hidden_size:
-            config.hidden_size, config.intermediate_size = hidden, 4 * hidden
-        student: torch.nn.Module = type(teacher)(config)
+            config.hidden_size = hidden
+            setattr(config, "hidden_dim" if config.model_type == "distilbert" else "intermediate_size", 4 * hidden)
+        student: torch.nn.Module = plain_class(teacher)(config)
         if hidden == teacher.config.hidden_size:
             state = teacher.state_dict()
             path = loop(teacher)

@@ -3,8 +3,8 @@
 Gates at two grains, whole sublayers and the heads and neurons inside them, and one for each hidden dimension, trained
 together; a Lagrangian holds the expected sparsity to a rising target (section 3.1); some of the teacher's layers each
 pull on the nearest student layer (section 3.2).  Then the zeros are cut out and the small model is trained a while
-longer.  Before the cut the gates are shifted so that slicing meets the target, also after a training too short for every
-gate to decide.  A feed-forward part none of whose neurons is left still adds its bias, in training as when sliced.
+longer.  Before the cut the gates are shifted so that slicing meets the target, even after a training too short for all
+gates to decide.  A feed-forward part none of whose neurons is left still adds its bias, in training as when sliced.
 """
 
 from collections.abc import Iterator

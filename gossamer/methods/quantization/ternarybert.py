@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from torch import nn
 
 from gossamer.anatomy import blocks, embeddings, head, width
@@ -21,6 +22,7 @@ from gossamer.job import Job
 from gossamer.loss import Attention, Hidden, Logits
 from gossamer.runtime.attention import use
 from gossamer.runtime.modules import NoAttention
+from gossamer.runtime.walks import Walk
 from gossamer.train import Moment, Train
 
 
@@ -43,12 +45,16 @@ class TernaryBERT:
         if not found:
             raise ValueError("every Linear of this model is settled, so TernaryBERT finds nothing to do; leave it out")
         for linear in found:
-            attach(linear, Ternary(self.rule))
+            form = Ternary(self.rule)
+            form.look(torch.zeros_like(linear.weight))  # nothing seen yet
+            attach(linear, form)
             if self.activation_bits:
                 round_input(linear, self.activation_bits)
         word = embeddings(model).word
         if type(word) is nn.Embedding and model.get_output_embeddings() is None:
-            attach(word, Ternary(self.rule, rowwise=True))
+            table = Ternary(self.rule, rowwise=True)
+            table.look(torch.zeros_like(word.weight))
+            attach(word, table)
         heard = [a for b in blocks(model) if (a := b.part("attend")) is not None and not isinstance(a, NoAttention)]
         if self.activation_bits:
             for attend in heard:
@@ -79,6 +85,6 @@ class TernaryBERT:
 
 
 def ternarizable(model: nn.Module) -> list[nn.Linear]:
-    """Every plain Linear but the one that gives the answer."""
-    last = head(model).answer
-    return [m for m in model.modules() if type(m) is nn.Linear and m is not last]
+    """Every plain Linear but those that give an answer, the model's own and those of walks."""
+    kept = {head(model).answer} | {m for way in model.modules() if isinstance(way, Walk) for m in way.modules()}
+    return [m for m in model.modules() if type(m) is nn.Linear and m not in kept]

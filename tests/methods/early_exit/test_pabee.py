@@ -89,7 +89,7 @@ def test_the_more_patience_the_later_the_exit(tmp_path: Path) -> None:
 def test_numbers_agree_within_the_tolerance(tmp_path: Path) -> None:
     at, _, exits = installed(tmp_path, 2, classes=0)
     found = []
-    for exits.tolerance in (0.0, 1.0, 2.0, 4.0, 100.0):
+    for exits.tolerance in (0.0, 4.0, 6.0, 8.0, 100.0):
         found.append(sum(layers_run(at.model, jobs.inputs(at, 12))) / 12)
     assert found == sorted(found, reverse=True) and found[0] == 6 and found[-1] == 3  # strictly less than 0: never
     assert any(3 < mean < 6 for mean in found)

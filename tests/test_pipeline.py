@@ -1,0 +1,171 @@
+"""The whole job on written texts: what it leaves, what it refuses, and what `kill -9` cannot do to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gossamer import artefact, pipeline
+from gossamer.measure.time import Schedule
+from gossamer.runtime.manifest import check
+from tests import small, texts
+
+ROOT = Path(__file__).parents[1]
+ALONE = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+QUICK = {"schedule": Schedule(singles=2, pool=4, rounds=1, burst=2, warmup=1), "examples": 2}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fine-tuned model, an encoder without a head, and data."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("place")
+    texts.folder(folder / "tuned")
+    texts.folder(folder / "encoder", small.model().bert)
+    texts.file(folder / "data.csv")
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the graph and the fresh process, which take most of the time."""
+    monkeypatch.setattr(pipeline, "graph", lambda job, part: None)
+    monkeypatch.setattr(artefact, "in_fresh_process", lambda folder: None)
+
+
+def compress(place: Path, out: Path, model: str = "tuned", recipe: str = "Int8()", **more: Any) -> dict[str, Any]:
+    given = {"data": place / "data.csv", "max_steps": 2, "autocast": False, "measuring": QUICK} | more
+    return pipeline.compress(str(place / model), recipe, out=out, **given)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_tuned_model_is_compressed(place: Path, tmp_path: Path) -> None:
+    report = compress(place, tmp_path / "out", recipe="then(Share(groups=2), Int8())")
+    assert set(report) >= {"task", "data", "seed", "versions", "hardware", "recipe", "baseline", "compressed", "training"}
+    assert report["recipe"].startswith("then(Share(groups=2") and report["compressed"]["model"] == str(tmp_path / "out")
+    assert report["baseline"]["model"] == str(place / "tuned")
+    assert report["compressed"]["bytes"] < report["baseline"]["bytes"]
+    for side in ("baseline", "compressed"):
+        assert set(report[side]["quality"]) == {"value", "metric", "low", "high"} and report[side]["macs"] > 0
+    assert 0 <= report["compressed"]["label_loyalty"] <= 1 >= report["compressed"]["probability_loyalty"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"], "nothing else is left"
+    check(tmp_path / "out")
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"config.json", "model.safetensors", "recipe.txt", "report.json", "README.md", "manifest.json"} <= names
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["recipe"] == report["recipe"]
+    assert (tmp_path / "out" / "recipe.txt").read_text().strip() == report["recipe"]
+    read = artefact.load(tmp_path / "out")
+    assert read.config.id2label == dict(enumerate(small.LABELS))
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_encoder_is_fine_tuned_first(place: Path, tmp_path: Path) -> None:
+    report = compress(place, tmp_path / "out", "encoder", max_steps=4)
+    assert report["baseline"]["model"] == str(tmp_path / "out-teacher")
+    assert {e["stage"] for e in report["training"]} == {"fine-tune"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out-teacher"]
+    again = compress(place, tmp_path / "out", "encoder", max_steps=4, resume=True)
+    assert again["compressed"] == report["compressed"], "a finished run is told, not done again"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_dry_run_does_nothing(place: Path, tmp_path: Path) -> None:
+    plan = compress(place, tmp_path / "out", "encoder", "then(Theseus(), Int8())", dry_run=True)
+    assert [s["stage"] for s in plan["stages"]] == ["fine-tune", "replace", "tune the successors"]
+    assert all(s["steps"] == 2 and s["seconds"] >= 0 for s in plan["stages"]) and plan["seconds"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_artefact_is_compressed_once_more(place: Path, tmp_path: Path) -> None:
+    compress(place, tmp_path / "first", recipe="DRONE(tune_epochs=0.0)")
+    compress(place, tmp_path / "second", model=str(tmp_path / "first"), recipe="Int8()")
+    kinds = {type(m).__name__ for m in artefact.load(tmp_path / "second").modules()}
+    assert {"LowRank", "ScoreAttention", "IntLinear"} <= kinds
+    with pytest.raises(ValueError, match=r"DRONE comes too late: the model already holds Int.*; put DRONE first"):
+        compress(place, tmp_path / "third", model=str(tmp_path / "second"), recipe="DRONE()")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupted_run_is_neither_lost_nor_mixed_up(place: Path, tmp_path: Path) -> None:
+    def stop(what: str, share: float) -> None:
+        if "step 2" in what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(place, tmp_path / "out", recipe="Share(groups=2)", progress=stop)
+    assert not (tmp_path / "out").exists() and (tmp_path / ".out.work" / "job.json").is_file()
+    with pytest.raises(ValueError, match=r"an interrupted run left .*; add --resume to continue it, or delete"):
+        compress(place, tmp_path / "out", recipe="Share(groups=2)")
+    with pytest.raises(ValueError, match=r"belongs to another job \(.*seed 0 then, 3 now.*\); repeat that command"):
+        compress(place, tmp_path / "out", recipe="Share(groups=2)", seed=3, resume=True)
+    with pytest.raises(ValueError, match=r"belongs to another job \(recipe .*\)"):
+        compress(place, tmp_path / "out", recipe="Share(groups=1)", resume=True)
+    compress(place, tmp_path / "out", recipe="Share(groups=2)", resume=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_artefact_that_answers_otherwise_never_appears(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(folder: Path) -> None:
+        raise RuntimeError("the artefact does not answer as the model did")
+
+    monkeypatch.setattr(artefact, "in_fresh_process", differs)
+    with pytest.raises(RuntimeError, match="does not answer"):
+        compress(place, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == [".out.work"]
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_changes_nothing(place: Path, tmp_path: Path) -> None:
+    texts.folder(tmp_path / "model", small.model().bert)
+    texts.file(tmp_path / "data.csv")
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, statuses, there, final, digests, differences, left = json.loads(done.stdout.splitlines()[-1])
+    assert whole == 0 and final == [0, 0, 0], done.stderr[-3000:]
+    assert set(statuses.values()) == {-signal.SIGKILL}, statuses
+    assert not any(there), "an artefact appeared before it was whole"
+    assert len(set(digests.values())) == 1, digests
+    assert max(differences) <= 1e-6
+    assert left == ["again", "again-teacher", "data.csv", "model", "third", "third-teacher", "whole", "whole-teacher"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_resume_goes_on(place: Path, tmp_path: Path) -> None:
+    """The real command, with everything it does at the end."""
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "gossamer.cli", "compress", str(place / "tuned"), "--data", str(place / "data.csv"),
+        "--recipe", "then(Share(groups=2, epochs=100), PABEE(patience=1))", "--out", str(out), "--no-autocast",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ALONE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("with export"):  # the plan is told, training begins
+                break
+        import time
+
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.work/stage-01-relearn/checkpoint-*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().strip().splitlines()[-1]
+        assert process.wait(60) == 130
+    assert last == "interrupted; the same command with --resume continues"
+    assert not out.exists() and (tmp_path / ".out.work").is_dir()
+    done = subprocess.run([*command, "--resume", "--max-steps", "3"], capture_output=True, text=True, env=ALONE)
+    assert done.returncode == 1 and "max_steps None then, 3 now" in done.stderr
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=ALONE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"artefact: {out}" in done.stdout and artefact.compare(out) <= 1e-6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
