@@ -26,6 +26,7 @@ from tests import tiny
 from tests.jobs import logits
 
 POST_NORM = ("bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2")
+OTHER_SHAPES = ("deberta-v2, own position projections", "t5, gated")
 PRE_NORM = ("gpt2", "llama", "modernbert", "t5")
 
 
@@ -143,7 +144,7 @@ def gated(model: nn.Module, hidden: bool = False) -> None:
         gate_hidden(model, some(width(model), 9))
 
 
-@pytest.mark.parametrize("family", [*POST_NORM, *PRE_NORM, "bart", "albert", "mistral"])
+@pytest.mark.parametrize("family", [*POST_NORM, *PRE_NORM, "bart", "albert", "mistral", *OTHER_SHAPES])
 def test_the_sliced_model_computes_what_the_gated_one_did(family: str) -> None:
     model = tiny.build(family, "classes")
     batch = tiny.batch(model)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +147,13 @@ def test_ctrl_c_ends_with_130_and_resume_goes_on(place: Path, tmp_path: Path) ->
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "gossamer.cli", "compress", str(place / "tuned"), "--data", str(place / "data.csv"),
-        "--recipe", "then(Share(groups=2, epochs=100), PABEE(patience=1))", "--out", str(out), "--no-autocast",
+        "--recipe", "then(Share(groups=2, epochs=40), PABEE(patience=1, epochs=1.0))", "--out", str(out), "--no-autocast",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ALONE) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("with export"):  # the plan is told, training begins
                 break
-        import time
-
         end = time.monotonic() + 60
         while not list(tmp_path.glob(".out.work/stage-01-relearn/checkpoint-*")) and time.monotonic() < end:
             time.sleep(0.05)
@@ -163,8 +162,6 @@ def test_ctrl_c_ends_with_130_and_resume_goes_on(place: Path, tmp_path: Path) ->
         assert process.wait(60) == 130
     assert last == "interrupted; the same command with --resume continues"
     assert not out.exists() and (tmp_path / ".out.work").is_dir()
-    done = subprocess.run([*command, "--resume", "--max-steps", "3"], capture_output=True, text=True, env=ALONE)
-    assert done.returncode == 1 and "max_steps None then, 3 now" in done.stderr
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=ALONE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"artefact: {out}" in done.stdout and artefact.compare(out) <= 1e-6

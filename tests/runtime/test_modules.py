@@ -31,6 +31,12 @@ from tests import tiny
 from tests.jobs import logits
 
 
+def learning(rounding: InputRounding) -> InputRounding:
+    """In training, and looking at what comes."""
+    rounding.learning = True
+    return rounding.train()
+
+
 def int_linear(n: int = 24, m: int = 10, bias: bool = True, seed: int = 0) -> tuple[IntLinear, nn.Linear]:
     torch.manual_seed(seed)
     linear = nn.Linear(n, m, bias)
@@ -145,7 +151,7 @@ def test_a_table_of_integers_is_within_half_a_step() -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_activations_take_few_values_between_the_lowest_and_the_highest(bits: int) -> None:
     torch.manual_seed(0)
-    rounding, x = InputRounding(bits).train(), torch.randn(400) * 3 + 5
+    rounding, x = learning(InputRounding(bits)), torch.randn(400) * 3 + 5
     y = rounding(x)
     step = (x.max() - x.min()) / (2**bits - 1)
     assert len(y.unique()) <= 2**bits and bool(((y - x).abs() <= step / 2 * (1 + 1e-4)).all())
@@ -153,7 +159,7 @@ def test_activations_take_few_values_between_the_lowest_and_the_highest(bits: in
 
 
 def test_a_remembered_range_does_not_depend_on_the_batch() -> None:
-    rounding = InputRounding(8).train()
+    rounding = learning(InputRounding(8))
     rounding(torch.tensor([-1.0, 3.0]))
     assert (float(rounding.low), float(rounding.high)) == (-1.0, 3.0)  # the first range is taken whole
     rounding(torch.tensor([-2.0, 3.0]))
@@ -167,7 +173,7 @@ def test_a_remembered_range_does_not_depend_on_the_batch() -> None:
 
 def test_the_gradient_of_rounded_activations_is_straight() -> None:
     x = torch.randn(20, requires_grad=True)
-    (InputRounding(4).train()(x) * torch.arange(20.0)).sum().backward()
+    (learning(InputRounding(4))(x) * torch.arange(20.0)).sum().backward()
     assert x.grad is not None and torch.equal(x.grad, torch.arange(20.0))
 
 

@@ -45,16 +45,12 @@ class TernaryBERT:
         if not found:
             raise ValueError("every Linear of this model is settled, so TernaryBERT finds nothing to do; leave it out")
         for linear in found:
-            form = Ternary(self.rule)
-            form.look(torch.zeros_like(linear.weight))  # nothing seen yet
-            attach(linear, form)
+            self.attach(linear)
             if self.activation_bits:
                 round_input(linear, self.activation_bits)
         word = embeddings(model).word
         if type(word) is nn.Embedding and model.get_output_embeddings() is None:
-            table = Ternary(self.rule, rowwise=True)
-            table.look(torch.zeros_like(word.weight))
-            attach(word, table)
+            self.attach(word)
         heard = [a for b in blocks(model) if (a := b.part("attend")) is not None and not isinstance(a, NoAttention)]
         if self.activation_bits:
             for attend in heard:
@@ -68,6 +64,13 @@ class TernaryBERT:
             likeness, epochs=self.epochs, lr=self.lr, teacher=former, each_step=self.look(model), name="ternary"
         )
         settle(model)
+
+    def attach(self, module: nn.Linear | nn.Embedding) -> None:
+        """Per matrix, or per row of a table; a loss-aware form has seen no curvature yet."""
+        form = Ternary(self.rule, rowwise=isinstance(module, nn.Embedding))
+        if self.rule == "lat":
+            form.look(torch.zeros_like(module.weight))
+        attach(module, form)
 
     def look(self, model: nn.Module) -> Any:
         """Before each step, show the loss-aware forms Adam's second moments."""
