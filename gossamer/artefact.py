@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gossamer.anatomy import blocks, shape, towers
+from gossamer.job import room
 from gossamer.runtime.changes import changes
 from gossamer.runtime.manifest import check, seal
 from gossamer.runtime.revive import write
@@ -49,18 +50,11 @@ def appearing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        yield part
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
-    except Exception as error:
-        free = shutil.disk_usage(folder.parent).free
-        if "No space left" in str(error) or "os error 28" in str(error):
-            raise OSError(
-                f"the disk is full: {free / 2**20:.1f} MiB are left where {folder} was to be written; "
-                "make room, or choose another folder, and run again with --resume"
-            ) from error
-        raise
+        with room(folder):
+            yield part
+            if folder.is_dir():
+                folder.rmdir()
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,26 @@ class Job:
             total.update(f"{name} {tuple(tensor.shape)}".encode())
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()[:12]
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Tell a full disk in our words, whichever library meets it.
+
+    Raises:
+        OSError: no space is left where `folder` is written.
+    """
+    try:
+        yield
+    except Exception as error:
+        signs = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+        if not any(sign in str(error) for sign in signs):
+            raise
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        raise OSError(
+            f"the disk is full: {shutil.disk_usage(there).free / 2**20:.1f} MiB are left where {folder} was to be "
+            "written; make room, or choose another folder, and run again with --resume"
+        ) from error
 
 
 @torch.no_grad()

@@ -110,10 +110,10 @@ class Teacher:
             dtype = np.float32 if name == "logits" else np.float16
             mode = "r" if whole else "w+"
             path = folder / f"{name}.npy"
-            if not whole:  # claim the room now: a full disk is an error here, and a crash when a page is first touched
-                with path.open("wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * np.dtype(dtype).itemsize + 256)
             self.kept[name] = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+            if not whole:  # claim the room now: a full disk is an error here, and a crash when a page is first touched
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.squares = np.concatenate([[0], np.cumsum(self.lengths**2)])
         if not whole:

@@ -20,7 +20,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from gossamer.gates import HardConcrete
-from gossamer.job import Job
+from gossamer.job import Job, room
 from gossamer.loss import EveryExit, Loss, Step, Sum
 from gossamer.order import allow
 from gossamer.runtime.walks import Patience, Walk
@@ -247,6 +247,7 @@ def train(job: Job, stage: Train) -> None:
 
     Raises:
         ValueError: the loss is not finite.
+        OSError: the disk is full.
     """
     steps, folder = length(stage, job), job.next_stage(stage.name)
     teaching: Any = stage.teacher or job.teacher
@@ -266,7 +267,7 @@ def train(job: Job, stage: Train) -> None:
         return
     if teacher is not None and stage.batch_size * stage.accumulate * steps >= len(job.train):
         key = f"{job.fingerprint(teaching)}-{loss.reads.hidden}-{loss.reads.scores}"
-        with job.first():
+        with room(job.folder), job.first():
             teacher.prepare(
                 job.train, job.collate, job.folder / "teacher" / key,
                 lambda done, all_: job.tell(f"{stage.name}: the teacher reads {done} of {all_} texts", done / all_),
@@ -307,7 +308,8 @@ def train(job: Job, stage: Train) -> None:
             trainer.remove_callback(callback)
     point = latest(folder) if job.resume else None
     try:
-        trainer.train(resume_from_checkpoint=None if point is None else str(point))
+        with room(job.folder):
+            trainer.train(resume_from_checkpoint=None if point is None else str(point))
     finally:
         for p, wanted in before.items():
             p.requires_grad_(wanted)
@@ -315,7 +317,7 @@ def train(job: Job, stage: Train) -> None:
     stage.each_step(Moment(1.0, None))  # as when the stage is read back
     job.model.eval()
     job.log += [dict(entry, stage=stage.name) for entry in trainer.state.log_history if "loss" in entry]
-    with job.first():
+    with room(job.folder), job.first():
         if trainer.is_world_process_zero():
             part = end.with_suffix(".part")
             save_file(unique({k: v.contiguous() for k, v in lesson.state_dict().items()}), part)

@@ -20,7 +20,8 @@ def state():
         "warnings": [str(f) for f in warnings.filters], "show": warnings.showwarning.__module__,
         "excepthook": sys.excepthook is sys.__excepthook__, "thread": threading.excepthook.__name__,
         "random": hash(random.getstate()), "signals": [str(signal.getsignal(s)) for s in (2, 15)],
-        "environ": sorted(os.environ.items()), "cwd": os.getcwd(), "path": list(sys.path), "threads": threading.active_count(),
+        "environ": sorted(os.environ.items()), "cwd": os.getcwd(), "path": list(sys.path),
+        "threads": threading.active_count(),
         "recursion": sys.getrecursionlimit(), "trace": str(sys.gettrace()), "locale": locale.getlocale(),
         "displayhook": sys.displayhook is sys.__displayhook__, "path_hooks": len(sys.path_hooks),
     }
@@ -31,7 +32,8 @@ def state():
         import torch
         found["torch"] = [torch.get_num_threads(), torch.get_num_interop_threads(), str(torch.get_default_dtype()),
             torch.initial_seed(), hash(tuple(torch.get_rng_state().tolist())), torch.is_grad_enabled(),
-            torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), str(torch.get_default_device()),
+            torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+            str(torch.get_default_device()),
             torch.is_anomaly_enabled(), torch.backends.mkldnn.enabled, torch.backends.mha.get_fastpath_enabled(),
             len(torch.nn.modules.module._global_forward_hooks), len(torch.nn.modules.module._global_forward_pre_hooks),
             len(torch.nn.modules.module._global_backward_hooks),

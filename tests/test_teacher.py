@@ -1,5 +1,7 @@
 """The teacher's answers: written down once they are what the teacher says, and they are used again."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,20 @@ def test_too_much_to_keep_is_asked_each_time(tmp_path: Path, monkeypatch: pytest
     teacher = Teacher(job.teacher, READS)
     assert not teacher.prepare(job.train, job.collate, tmp_path / "kept", told) and not teacher.kept
     assert not list((tmp_path / "kept").glob("*.npy")) and teacher(job.collate(job.train[:2])).hidden
+
+
+def test_a_full_disk_is_an_error_before_it_is_a_crash(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small tmpfs needs the right to mount")
+    try:
+        job = small.job(disk / "job")
+        with pytest.raises(OSError, match=r"the disk is full: .* make room, or choose another folder"):
+            train(job, Train(Hidden(32, 32) + Attention()))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_training_from_files_is_training_from_the_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_each_step_is_told_how_far_it_is(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path) -> None:
     job = small.job(tmp_path)
     job.model.classifier.weight.data.fill_(float("inf"))
-    with pytest.raises(ValueError, match=r"the loss became nan at step 1 of 3 of stage 'train'; try a lower learning rate"):
+    with pytest.raises(ValueError, match=r"the loss became nan at step 1 of 3 of stage 'train'; try a lower"):
         train(job, Train(Task()))
     assert not list(tmp_path.rglob("end.safetensors"))
 
@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path) -> None:
 def test_a_stage_without_the_teacher_it_needs(tmp_path: Path) -> None:
     job = small.job(tmp_path)
     job.teacher = None
-    with pytest.raises(ValueError, match=r"stage 'learn' learns from a teacher and there is none; name one with --teacher"):
+    with pytest.raises(ValueError, match=r"stage 'learn' learns from a teacher and there is none; name one"):
         train(job, Train(Logits(), name="learn"))
 
 
@@ -225,14 +225,15 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     methods = ("Share(groups=2, lr=1e-3)", "CoFi(lr=1e-4, layers=2)", "LTP(threshold=0.3)")
     root = str(Path(__file__).parents[1])
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}
-    for name, launch in (("one", []), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launch in (("one", []), ("two", torchrun)):
         command = [sys.executable, *launch, str(tmp_path / "many.py"), str(tmp_path / name), *methods]
         done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=root)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / name / "result.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     start = small.model().state_dict()
-    for key in (k for k in start if k in one and one[k].shape == start[k].shape):  # not the shared layer: it was averaged
+    for key in (k for k in start if k in one and one[k].shape == start[k].shape):  # but the shared layer
         moved = (one[key] - start[key]).norm()
         assert (one[key] - two[key]).norm() <= 0.01 * moved + 1e-6, f"{key} moved by {moved:.3g}"
     for key, value in one.items():

@@ -79,7 +79,7 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
 
     def build(self: Any, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         base.__init__(self, config, *args, **kwargs)
-        replay(self, json.loads(json.dumps(found)))
+        replay(self, {path: told for path, told in json.loads(json.dumps(found)).items() if _has(self, path)})
 
     def save_pretrained(self: Any, save_directory: str | Path, **options: Any) -> None:
         """Write an artefact again (see gossamer.runtime.revive.write)."""
@@ -98,6 +98,34 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         "revived_from": base,
     }
     return type(base.__name__, (base,), body)
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    """Whether the model has such a part at all; another head does without a pooler, or without that classifier."""
+    part: Any = model
+    for name in path.rstrip("#").split(".")[:2]:
+        part = getattr(part, name, None)
+    return part is not None
+
+
+def _seen_from(kind: type[PreTrainedModel], saved: Config, base: type[PreTrainedModel]) -> dict[str, Any]:
+    """What differs from a blank model, by paths as they are in `kind`: with a head, or without one.
+
+    Raises:
+        ValueError: what was saved cannot do without its head.
+    """
+    found, inside = cast(dict[str, Any], saved.gossamer), f"{base.base_model_prefix}."
+    headed = (saved.architectures or [kind.__name__])[0] != base.__name__
+    if headed == (kind is not base):
+        return found
+    if not headed:
+        return {inside + path: told for path, told in found.items()}
+    if any(walk["is"] == "Patience" for told in found.values() for walk in told.get("walks", ())):
+        raise ValueError(
+            "this model stops early by what its head answers, and there is none without; "
+            f"load it as {saved.architectures}"
+        )
+    return {path.removeprefix(inside): told for path, told in found.items() if path.startswith(inside)}
 
 
 def _loaded(kind: type[PreTrainedModel], folder: str, saved: Config, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -124,7 +152,9 @@ def _door(task: str) -> type:
         plain = config.plain
         if type(plain) not in auto._model_mapping:
             raise ValueError(f"{config.base_model_type} has no model for {task}; load it as {config.architectures}")
-        return rebuild(auto._model_mapping[type(plain)], config.gossamer), plain
+        kind = auto._model_mapping[type(plain)]
+        base: Any = transformers.AutoModel._model_mapping[type(plain)]
+        return rebuild(kind, _seen_from(kind, config, base)), plain
 
     def from_pretrained(cls: Any, folder: str, *args: Any, config: Config | None = None, **kwargs: Any) -> Any:
         if config is None:

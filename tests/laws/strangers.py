@@ -6,10 +6,10 @@ from pathlib import Path
 
 sys.modules["gossamer"] = None  # as if it had never been installed
 
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification as Auto
-from transformers import logging
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoModelForSequenceClassification as Auto  # noqa: E402
+from transformers import logging  # noqa: E402
 
 logging.set_verbosity_error()
 torch.set_num_threads(1)

@@ -140,7 +140,9 @@ def test_law_10_the_same_seed_gives_the_same_weights(name: str, finished: Finish
 def hooks(model: Any) -> list[Any]:
     kinds = [k for k in vars(model) if "hooks" in k and "state_dict" not in k]
     found = [hook for m in model.modules() for kind in kinds for hook in (getattr(m, kind) or {}).values()]
-    return [hook for hook in found if callable(hook)] + [p for p in model.parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]
+    return [hook for hook in found if callable(hook)] + [
+        p for p in model.parameters() if p._backward_hooks or p._post_accumulate_grad_hooks
+    ]
 
 
 @pytest.mark.parametrize("name", small.NAMES)

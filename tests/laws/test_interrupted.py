@@ -60,7 +60,9 @@ def test_law_6_for_what_a_form_has_looked_at(tmp_path: Path, monkeypatch: pytest
     assert same(interrupted_everywhere(tmp_path / "again", ("TernaryBERT",), whole.stage), whole)
 
 
-@pytest.mark.parametrize("names", [("Share", "TernaryBERT", "LTP"), ("TinyBERT", "DRONE", "PABEE", "Int8")], ids="-".join)
+@pytest.mark.parametrize(
+    "names", [("Share", "TernaryBERT", "LTP"), ("TinyBERT", "DRONE", "PABEE", "Int8")], ids="-".join
+)
 def test_law_6_for_whole_recipes(names: tuple[str, ...], tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", names)
     assert same(interrupted_everywhere(tmp_path / "again", names, whole.stage), whole)

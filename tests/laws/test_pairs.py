@@ -1,4 +1,4 @@
-"""Law 8: every method after every other works, or refuses with our sentence; what the earlier one did is still there."""
+"""Law 8: every method after every other works, or refuses with our sentence; the earlier one's work is still there."""
 
 from collections.abc import Callable
 from itertools import product
