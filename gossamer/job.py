@@ -97,7 +97,9 @@ class Job:
             return nullcontext()
         from accelerate import PartialState
 
-        return cast(AbstractContextManager[None], PartialState().main_process_first())
+        state = PartialState(cpu=True, backend="gloo") if self.device.type == "cpu" else PartialState()
+        assert state.num_processes > 1, "several processes were started, and accelerate knows of one"
+        return cast(AbstractContextManager[None], state.main_process_first())
 
     @property
     def main(self) -> bool:

@@ -57,7 +57,6 @@ def test_uneven_cuts_are_read_back(folder: Path) -> None:
 
 
 def test_a_fresh_process_compares(folder: Path, tmp_path: Path) -> None:
-    artefact.in_fresh_process(folder)
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     shutil.copy(artefact.save(small.model(), tmp_path / "plain", verify=False) / artefact.PROBE, other / artefact.PROBE)

@@ -217,6 +217,30 @@ if job.main:
 """
 
 
+FIRST = """
+import sys, time
+from pathlib import Path
+from tests import small
+job = small.job(Path(sys.argv[1]))
+with job.first():
+    time.sleep(0.5 * job.main)
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{int(job.main)}")
+"""
+
+
+@pytest.mark.slow
+def test_the_main_process_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(FIRST)
+    root = str(Path(__file__).parents[1])
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, str(tmp_path / "first.py"), str(tmp_path / "order")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "order").read_text() == "10"
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     from safetensors.torch import load_file

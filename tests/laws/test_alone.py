@@ -107,7 +107,7 @@ def a_teacher_as_small(job: Job) -> None:
 
 # When each method finds nothing to do, and what it says then.
 IDLE: dict[str, tuple[Callable[[Job], None], str]] = {
-    "CoFi": (without_sublayers, "no sublayer left to prune"),
+    "CoFi": (without_sublayers, "no sublayer that could be pruned is left"),
     "DRONE": (done_before("DRONE"), "finds nothing to do; leave it out"),
     "Int8": (settled, "finds nothing to do; leave it out"),
     "LTP": (done_before("LTP"), "use it once"),

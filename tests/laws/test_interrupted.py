@@ -33,6 +33,8 @@ def run(folder: Path, names: tuple[str, ...], stop: tuple[int, int] | None = Non
 def interrupted_everywhere(folder: Path, names: tuple[str, ...], stages: int) -> Job:
     for stage in range(1, stages + 1):
         for step in (1, 2):  # before the first checkpoint: the stages before are read back; after it: this one, too
+            if step == 1 and stage == 1:
+                continue  # nothing has been written down yet
             with pytest.raises(Interrupted):
                 run(folder, names, (stage, step))
     run(folder, names)
