@@ -28,8 +28,9 @@ class Job:
     model: what is being compressed; a method may put another in its place.  teacher: the fine-tuned model, frozen.
     pretrained: the model before it was fine-tuned, where there is one.  train, dev: encoded examples, unpadded.
     folder: the working folder; stages, checkpoints and the teacher's answers survive an interruption there.
-    max_steps: no stage takes more.  autocast: train in bfloat16.  keep: losses that earlier walks need.
-    plan: when not None, each stage is noted there, and not trained if `dry`.  did: the methods begun so far, by name.
+    max_steps: no stage takes more.  share: of its own length, what every stage takes.  autocast: train in bfloat16.
+    keep: losses that earlier walks need.  plan: when not None, each stage is noted there, and not trained if `dry`.
+    did: the methods begun so far, by name.
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Job:
     pretrained: Any = None
     seed: int = 0
     max_steps: int | None = None
+    share: float = 1.0
     autocast: bool = False
     report_to: str | None = None
     resume: bool = False

@@ -103,6 +103,7 @@ def compress(
     teacher: str | None = None,
     seed: int = 0,
     max_steps: int | None = None,
+    minutes: float | None = None,
     resume: bool = False,
     dry_run: bool = False,
     text: str = "text",
@@ -119,9 +120,11 @@ def compress(
     """Compress a model by a recipe into the folder `out`; the report, or the plan if `dry_run`.
 
     model: folder, artefact, hub id, or "minilm"; without a head for the task it is fine-tuned first, and the teacher is
-    kept in `out`-teacher.  teacher: whom to learn from instead.  max_steps: no stage takes more.  resume: continue an
-    interrupted run of the same job.  autocast: train in bfloat16.  longest: tokens read of a text at most.
-    teacher_out: where a fine-tuned teacher is kept.  measuring: options of gossamer.measure (schedule, examples, ...).
+    kept in `out`-teacher.  teacher: whom to learn from instead.  max_steps: no stage takes more.
+    minutes: where the job would take longer on this machine, every stage is shortened by the same share; an interrupted
+    run keeps the share that it began with.  resume: continue an interrupted run of the same job.
+    autocast: train in bfloat16.  longest: tokens read of a text at most.  teacher_out: where a fine-tuned teacher is
+    kept.  measuring: options of gossamer.measure (schedule, examples, ...).
 
     Raises:
         ValueError: the recipe, the data, the model or the folder is not what it should be; nothing is lost.
@@ -148,18 +151,22 @@ def compress(
     job.seed, job.max_steps, job.report_to, job.resume, job.progress = seed, max_steps, report_to, resume, progress
     job.autocast = faster_in_bf16() if autocast == "auto" else bool(autocast)
     job.pretrained = None if ready else deepcopy(base).eval()
-    plan = planned(job, method, None if ready else fine_tune)
+    begun = _begun(job.folder) if resume else {}
+    job.share = begun.get("share", 1.0)
+    plan = planned(job, method, None if ready else fine_tune, None if begun else minutes)
     for line in plan["lines"]:
         log.info("%s", line)
     settings = {
         "model": model, "teacher": teacher, "recipe": text_, "seed": seed, "max_steps": max_steps,
-        "data": found.fingerprint, "autocast": job.autocast, "longest": longest, "fine_tune": repr(fine_tune),
+        "share": job.share, "data": found.fingerprint, "autocast": job.autocast, "longest": longest,
+        "fine_tune": repr(fine_tune),
     }  # fmt: skip
     if dry_run:
         return plan | {"settings": settings}
     with job.first():
         if job.main:
             claim(job.folder, settings, resume)
+        job.share = _begun(job.folder)["share"]  # the first process's word: each has measured its own pace
     name = taught(job, found, teacher or (model if ready else None), fine_tune, teachers)
     drive(job, method)
     if not job.main:
@@ -224,15 +231,20 @@ def vacant(out: Path) -> None:
         raise ValueError(f"{out} exists and is not empty; choose another folder")
 
 
+def _begun(work: Path) -> dict[str, Any]:
+    """The settings of the run that the working folder belongs to; none where it is free."""
+    note = work / "job.json"
+    return dict(json.loads(note.read_text())) if note.is_file() else {}
+
+
 def claim(work: Path, settings: dict[str, Any], resume: bool) -> None:
     """Take the working folder, or take it up again.
 
     Raises:
         ValueError: it belongs to an interrupted run that was not asked for, or to a different job.
     """
-    note = work / "job.json"
-    if note.is_file():
-        before = json.loads(note.read_text())
+    note, before = work / "job.json", _begun(work)
+    if before:
         if not resume:
             raise ValueError(f"an interrupted run left {work}; add --resume to continue it, or delete that folder")
         different = sorted(k for k in settings if before.get(k) != settings[k])
@@ -264,7 +276,12 @@ def finish(
         artefact.in_fresh_process(part)
         report.update(
             measure(
-                [part], data=data, baseline=teacher, recipe=recipe, seed=job.seed, progress=job.progress,
+                [part],
+                data=data,
+                baseline=teacher,
+                recipe=recipe,
+                seed=job.seed,
+                progress=job.progress,
                 **(measuring or {}),
             )
         )

@@ -10,13 +10,17 @@ from gossamer.job import Job
 from gossamer.loss import Task
 from gossamer.train import Lesson, Method, drive
 
-AFTER = 90.0  # seconds for export, reading back and measuring a small encoder
+AFTER = 200  # export, reading back and measuring a small encoder take as long as so many of its steps
+LEAST = 0.05  # of a stage, however short the time
+ANSWER = 0.35  # of a step: the teacher's answers to as many texts
 
 
-def planned(job: Job, method: Method, first: Method | None = None) -> dict[str, Any]:
+def planned(job: Job, method: Method, first: Method | None = None, within: float | None = None) -> dict[str, Any]:
     """The stages of `first` and of `method`, by walking through them on a copy of the model without training.
 
-    Returns {"stages": [{"stage", "steps", "reads", "seconds"}], "seconds", "autocast", "device", "lines"}.
+    within: minutes; where all of it would take longer, every stage is shortened by one share, which job.share keeps.
+
+    Returns {"stages": [{"stage", "steps", "reads", "seconds"}], "seconds", "share", "autocast", "device", "lines"}.
 
     Raises:
         ValueError: a method does not fit the model.
@@ -27,19 +31,32 @@ def planned(job: Job, method: Method, first: Method | None = None) -> dict[str, 
         dry.model = dry.teacher = deepcopy(job.model)
     drive(dry, method)
     pace, stages = seconds_per_step(job), list(dry.plan or [])
+    asked = sum(stage.pop("teacher") for stage in stages) > 0
+    fixed = pace * (AFTER + asked * ANSWER * len(job.train) / 32)
+    steps = sum(s["steps"] for s in stages)
+    if within is not None and fixed + steps * pace > 60 * within:
+        shorter = max(LEAST, (60 * within - fixed) / (steps * pace))
+        job.share *= shorter
+        for stage in stages:
+            stage["steps"] = max(1, round(shorter * stage["steps"]))
     for stage in stages:
         stage["seconds"] = round(stage["steps"] * pace, 1)
-    total = sum(s["seconds"] for s in stages) + AFTER
+    total = sum(s["seconds"] for s in stages) + fixed
     mode = "bfloat16 autocast (faster here, override with --no-autocast)" if job.autocast else "fp32"
     lines = [f"training in {mode}, batches grouped by length, on {job.device.type}"]
     if first is not None:
         lines.append("the model has no trained head for this task: it is fine-tuned first, and becomes the teacher")
+    if job.share < 1:
+        lines.append(f"every stage is shortened to {job.share:.0%} of its length, so as to end within the time given")
     lines += [
         f"stage {i}: {s['stage']}, {s['steps']} steps, loss {s['reads']}, about {minutes(s['seconds'])}"
         for i, s in enumerate(stages, 1)
     ]
     lines.append(f"with export, read-back and measurement about {minutes(total)}")
-    return {"stages": stages, "seconds": total, "autocast": job.autocast, "device": job.device.type, "lines": lines}
+    return {
+        "stages": stages, "seconds": total, "share": job.share, "autocast": job.autocast, "device": job.device.type,
+        "lines": lines,
+    }  # fmt: skip
 
 
 def deepcopy_of(job: Job) -> Job:
@@ -47,7 +64,8 @@ def deepcopy_of(job: Job) -> Job:
     model = deepcopy(job.model)
     return Job(
         model=model, teacher=model, task=job.task, tokenizer=job.tokenizer, train=job.train, dev=job.dev,
-        folder=job.folder, pretrained=job.pretrained, seed=job.seed, max_steps=job.max_steps, plan=[], dry=True,
+        folder=job.folder, pretrained=job.pretrained, seed=job.seed, max_steps=job.max_steps, share=job.share,
+        plan=[], dry=True,
     )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -40,9 +42,10 @@ class Moment:
 class Train:
     """One stretch of gradient descent: what to minimise, for how long, and on what.
 
-    lr: peak learning rate of weights, extra_lr: of gates, thresholds, projections and multipliers (no decay).
-    only: the modules that learn (None: all); without: modules that do not.  The schedule falls linearly to zero after
-    `warmup`, or stays.  teacher: who answers in place of the job's.  each_step is called before every optimizer step.
+    lr: peak learning rate of weights, the model's and those of layers that losses own (projections).  extra_lr: of
+    gates, exits, thresholds and multipliers (no decay).  The schedule falls linearly to zero after `warmup`, or stays;
+    extra_schedule: that of extra_lr.  only: the modules that learn (None: all); without: modules that do not.
+    teacher: who answers in place of the job's.  each_step is called before every optimizer step.
     """
 
     loss: Loss
@@ -55,6 +58,7 @@ class Train:
     warmup: float = 0.1
     decay: float = 0.01
     schedule: Literal["linear", "constant"] = "linear"
+    extra_schedule: Literal["linear", "constant"] = "linear"
     only: Sequence[nn.Module] | None = None
     without: Sequence[nn.Module] = ()
     teacher: nn.Module | None = None
@@ -142,16 +146,39 @@ class StageTrainer(Trainer):
         return InOrder(lengths, batch, self.steps, self.job.seed)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with four groups: weights with and without decay, what methods add, what losses own."""
+        """AdamW with three groups: weights with and without decay, and what methods and losses add."""
         if self.optimizer is None:
             weights, bare, extras = grouped(cast(Lesson, self.model))
             groups = [
-                {"params": weights, "lr": self.stage.lr, "weight_decay": self.stage.decay},
-                {"params": bare, "lr": self.stage.lr, "weight_decay": 0.0},
-                {"params": extras, "lr": self.stage.extra_lr, "weight_decay": 0.0},
+                {"params": weights, "lr": self.stage.lr, "weight_decay": self.stage.decay, "role": "weights"},
+                {"params": bare, "lr": self.stage.lr, "weight_decay": 0.0, "role": "weights"},
+                {"params": extras, "lr": self.stage.extra_lr, "weight_decay": 0.0, "role": "extras"},
             ]
             self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=self.stage.lr, fused=True)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Each group at its own schedule: what methods and losses add, the last group, may have another."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            shapes = {"weights": self.stage.schedule, "extras": self.stage.extra_schedule}
+            rising = int(self.args.get_warmup_steps(num_training_steps))
+
+            def share(shape: str, step: int) -> float:
+                if shape == "constant":
+                    return 1.0
+                falling = (num_training_steps - step) / max(1, num_training_steps - rising)
+                return step / rising if step < rising else max(0.0, falling)
+
+            self.lr_scheduler = LambdaLR(
+                optimizer, [partial(share, shapes[group["role"]]) for group in optimizer.param_groups]
+            )
+        return self.lr_scheduler
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """The weights' gradients alone: one large one of a gate or a multiplier is not to slow down the rest."""
+        weights = [p for g in self.create_optimizer().param_groups if g["role"] == "weights" for p in g["params"]]
+        return cast(Tensor, self.accelerator.clip_grad_norm_(weights, self.args.max_grad_norm))
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """The lesson's loss.
@@ -181,9 +208,12 @@ def unique(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def grouped(lesson: Lesson) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """What learns: weights, weights without decay (biases, norms), and what methods and losses add."""
+    """What learns: weights, weights without decay (biases, norms), and what methods and losses add.
+
+    A loss adds its own numbers (multipliers); layers that it owns (projections) are weights like any other.
+    """
     added = {p for m in lesson.student.modules() if isinstance(m, (HardConcrete, Walk)) for p in m.parameters()}
-    added |= set(lesson.loss.parameters())
+    added |= {p for m in lesson.loss.modules() if isinstance(m, Loss) for p in m.parameters(recurse=False)}
     learning = [p for p in lesson.parameters() if p.requires_grad]
     weights = [p for p in learning if p not in added and p.ndim > 1]
     bare = [p for p in learning if p not in added and p.ndim <= 1]
@@ -208,7 +238,7 @@ class Watch(TrainerCallback):
 
 def length(stage: Train, job: Job) -> int:
     """How many optimizer steps a stage takes."""
-    steps = max(1, round(stage.epochs * len(job.train) / (stage.batch_size * stage.accumulate)))
+    steps = max(1, round(job.share * stage.epochs * len(job.train) / (stage.batch_size * stage.accumulate)))
     return min(steps, job.max_steps) if job.max_steps else steps
 
 
@@ -265,7 +295,7 @@ def train(job: Job, stage: Train) -> None:
         lesson.load_state_dict(load_file(end), strict=False)
         job.model.eval()
         return
-    if teacher is not None and stage.batch_size * stage.accumulate * steps >= len(job.train):
+    if teacher is not None and stage.batch_size * stage.accumulate * steps >= len(job.train) / 2:  # more come later
         key = f"{job.fingerprint(teaching)}-{loss.reads.hidden}-{loss.reads.scores}"
         with room(job.folder), job.first():
             teacher.prepare(
@@ -337,7 +367,14 @@ def drive(job: Job, method: Method) -> None:
     _begin(job, method)
     for stage in method(job):
         if job.plan is not None:
-            job.plan.append({"stage": stage.name, "steps": length(stage, job), "reads": described(stage.loss)})
+            job.plan.append(
+                {
+                    "stage": stage.name,
+                    "steps": length(stage, job),
+                    "reads": described(stage.loss),
+                    "teacher": stage.loss.reads.teacher,
+                }
+            )
             if job.dry:
                 continue
         set_seed(job.seed + job.stage)

@@ -125,13 +125,16 @@ def test_compress_passes_everything_on(calls: list[Any], tmp_path: Path) -> None
     out = tmp_path / "out"
     done = run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out))
     assert done.exit_code == 0 and done.stdout == f"table of text-classification\nartefact: {out}\n"
-    plain = dict(teacher=None, seed=0, max_steps=None, resume=False, dry_run=False, autocast="auto", report_to=None)
+    plain = dict(teacher=None, seed=0, max_steps=None, minutes=None)
+    plain |= dict(resume=False, dry_run=False, autocast="auto", report_to=None)
     columns = dict(text="text", pair="text_pair", label="label", progress=None)
     assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **plain, **columns))
-    more = "--teacher t --seed 3 --max-steps 5 --resume --text a --pair b --label c --no-autocast --report-to wandb"
+    more = "--teacher t --seed 3 --max-steps 5 --minutes 9.5 --resume --text a --pair b --label c --no-autocast"
+    more += " --report-to wandb"
     run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out), *more.split())
     columns = dict(text="a", pair="b", label="c", progress=None)
-    given = dict(teacher="t", seed=3, max_steps=5, resume=True, dry_run=False, autocast=False, report_to="wandb")
+    given = dict(teacher="t", seed=3, max_steps=5, minutes=9.5)
+    given |= dict(resume=True, dry_run=False, autocast=False, report_to="wandb")
     assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **given, **columns))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from gossamer import artefact, pipeline
+from gossamer import artefact, pipeline, plan
 from gossamer.measure.time import Schedule
 from gossamer.runtime.manifest import check
 from tests import small, texts
@@ -77,10 +77,42 @@ def test_an_encoder_is_fine_tuned_first(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_dry_run_does_nothing(place: Path, tmp_path: Path) -> None:
-    plan = compress(place, tmp_path / "out", "encoder", "then(Theseus(), Int8())", dry_run=True)
-    assert [s["stage"] for s in plan["stages"]] == ["fine-tune", "replace", "tune the successors"]
-    assert all(s["steps"] == 2 and s["seconds"] >= 0 for s in plan["stages"]) and plan["seconds"] > 0
+    told = compress(place, tmp_path / "out", "encoder", "then(Theseus(), Int8())", dry_run=True)
+    assert [s["stage"] for s in told["stages"]] == ["fine-tune", "replace", "tune the successors"]
+    assert all(s["steps"] == 2 and s["seconds"] >= 0 for s in told["stages"]) and told["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_job_that_would_take_too_long_is_shortened(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "seconds_per_step", lambda job: 1.0)
+    monkeypatch.setattr(plan, "AFTER", 10)
+    given: dict[str, Any] = {"recipe": "CoFi(prune_epochs=100, tune_epochs=100)", "max_steps": None, "dry_run": True}
+    free = compress(place, tmp_path / "out", **given)
+    steps = [s["steps"] for s in free["stages"]]
+    fixed = free["seconds"] - sum(steps)
+    assert free["share"] == 1 and fixed > 10, "the teacher's reading counts"
+    told = compress(place, tmp_path / "out", minutes=(fixed + sum(steps) / 4) / 60, **given)
+    assert told["share"] == pytest.approx(0.25) and [4 * s["steps"] for s in told["stages"]] == pytest.approx(
+        steps, abs=4
+    )
+    assert any("every stage is shortened to 25% of its length" in line for line in told["lines"])
+    assert compress(place, tmp_path / "out", minutes=1e3, **given)["share"] == 1, "time enough"
+    assert compress(place, tmp_path / "out", minutes=1e-3, **given)["share"] == plan.LEAST
+
+    def kill(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "drive", kill)
+        compress(place, tmp_path / "cut", recipe="Share(groups=2)", max_steps=None, minutes=13 / 60)
+    note = json.loads((tmp_path / ".cut.work" / "job.json").read_text())
+    assert 0 < note["share"] < 1
+    monkeypatch.setattr(plan, "seconds_per_step", lambda job: 0.1)  # a faster hour: the share stays what it was
+    compress(place, tmp_path / "cut", recipe="Share(groups=2)", max_steps=None, minutes=13 / 60, resume=True)
+    assert (tmp_path / "cut" / "report.json").is_file()
 
 
 @pytest.mark.usefixtures("quick")

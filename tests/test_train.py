@@ -79,9 +79,10 @@ class Owns(Loss):
     def __init__(self) -> None:
         super().__init__()
         self.multiplier = nn.Parameter(torch.zeros(2))
+        self.project = nn.Linear(3, 3, bias=False)
 
     def forward(self, step: Step) -> torch.Tensor:
-        return self.multiplier.sum()
+        return self.multiplier.sum() + self.project.weight.sum()
 
 
 def test_groups_of_parameters(tmp_path: Path) -> None:
@@ -91,9 +92,11 @@ def test_groups_of_parameters(tmp_path: Path) -> None:
     heavy, bare, extras = grouped(lesson)
     assert all(p.ndim > 1 for p in heavy) and all(p.ndim <= 1 for p in bare)
     thresholds = next(m for m in job.model.modules() if hasattr(m, "delta"))
-    assert {id(p) for p in extras} == {id(job.model.classifier.gate.log_alpha), id(thresholds.delta)} | {
-        id(p) for p in lesson.loss.parameters()
-    }
+    owns = next(m for m in lesson.loss.modules() if isinstance(m, Owns))
+    assert {id(p) for p in extras} == {
+        id(job.model.classifier.gate.log_alpha), id(thresholds.delta), id(owns.multiplier)
+    }  # fmt: skip
+    assert any(p is owns.project.weight for p in heavy), "a projection learns like the model's own weights"
     assert len(heavy) + len(bare) + len(extras) == len(list(lesson.parameters()))
 
 
@@ -110,6 +113,39 @@ def test_the_optimizer_has_each_group_at_its_rate(tmp_path: Path, monkeypatch: p
     train(small.job(tmp_path), stage)
     groups = [(g["initial_lr"], g["weight_decay"], all(p.ndim > 1 for p in g["params"])) for g in seen[0].param_groups]
     assert groups == [(3e-4, 0.1, True), (3e-4, 0.0, False), (5e-2, 0.0, False)]
+
+
+@pytest.mark.parametrize("extra", ["linear", "constant"])
+def test_each_group_has_its_schedule(tmp_path: Path, extra: Any) -> None:
+    seen: list[tuple[float, ...]] = []
+
+    def look(moment: Moment) -> None:
+        if moment.optimizer is not None:
+            seen.append(tuple(round(g["lr"] / g["initial_lr"], 6) for g in moment.optimizer.param_groups))
+
+    job = small.job(tmp_path, steps=5)
+    train(job, Train(Task() + Owns(), epochs=20, warmup=0.4, extra_schedule=extra, each_step=look))
+    falling = [0.0, 0.5, 1.0, 0.666667, 0.333333]
+    assert seen == [(v, v, v if extra == "linear" else 1.0) for v in falling]
+
+
+def test_a_large_gradient_of_a_multiplier_leaves_the_weights_theirs(tmp_path: Path) -> None:
+    class Loud(Owns):
+        def forward(self, step: Step) -> torch.Tensor:
+            return 1e6 * self.multiplier.sum()
+
+    seen = list[float]()
+
+    def look(moment: Moment) -> None:
+        if moment.optimizer is not None and moment.progress > 0:
+            group = moment.optimizer.param_groups[0]["params"]
+            state = getattr(moment.optimizer, "optimizer", moment.optimizer).state
+            seen.append(sum(float(state[p]["exp_avg"].abs().sum()) for p in group if "exp_avg" in state[p]))
+
+    for name, term in (("quiet", 0.0), ("loud", 1.0)):
+        train(small.job(tmp_path / name, steps=2), Train(Task() + term * Loud(), warmup=0.0, each_step=look))
+    quiet, loud = seen
+    assert abs(quiet - loud) < 1e-3 * quiet
 
 
 def test_only_and_without(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A classifier after every layer, trained jointly with weights that grow with depth (eq. 3); an example stops once
 `patience` consecutive classifiers have repeated the answer before them.  As in the official code the classifiers share
-the model's pooler and the last of them is the model's own; unlike there, every example of a batch counts for itself.
+the model's pooler and the last of them is the model's own; unlike there, every example of a batch counts for itself,
+and the new classifiers learn at ten times the rate of the model, which has been fine-tuned already.
 """
 
 from collections.abc import Iterator

@@ -56,8 +56,8 @@ class CoFi:
 
         tables = hidden_tables(model)
         yield Train(
-            objective() + budget, epochs=self.prune_epochs, lr=self.lr, extra_lr=self.gate_lr, each_step=draw,
-            without=tables, name="prune",
+            objective() + budget, epochs=self.prune_epochs, lr=self.lr, extra_lr=self.gate_lr,
+            extra_schedule="constant", each_step=draw, without=tables, name="prune",
         )  # fmt: skip
         budget.meet()
         settle(model)
@@ -65,7 +65,4 @@ class CoFi:
         cut = compact(model)
         layerwise.narrow(cut.hidden)
         if self.tune_epochs:
-            yield Train(
-                objective(), epochs=self.tune_epochs, lr=self.lr, extra_lr=self.lr, without=tables,
-                name="tune the small one",
-            )  # fmt: skip
+            yield Train(objective(), epochs=self.tune_epochs, lr=self.lr, without=tables, name="tune the small one")
