@@ -24,7 +24,7 @@ from gossamer.anatomy import blocks, shape, towers
 from gossamer.job import room
 from gossamer.runtime.changes import changes
 from gossamer.runtime.manifest import check, seal
-from gossamer.runtime.revive import write
+from gossamer.runtime.revive import whole, write
 from gossamer.runtime.walks import stack_of
 
 PROBE = "probe.safetensors"
@@ -196,7 +196,9 @@ def load(folder: str | Path) -> Any:
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error}); copy it again from its source") from error
     auto = door((config.get("architectures") or [""])[0])
-    return auto.from_pretrained(folder).eval()
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    whole(folder, info)
+    return model.eval()
 
 
 def door(architecture: str) -> Any:

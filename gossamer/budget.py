@@ -10,6 +10,8 @@ from gossamer.anatomy import blocks, width
 from gossamer.gates import HardConcrete, gate_heads, gate_hidden, gate_neurons, gate_sublayer, separable
 from gossamer.loss import Loss, Step
 
+CLOSE = 0.005  # how far from the target slicing may end without more ado
+
 
 class Budget(Loss):
     """max over multipliers of l1 (s - t) + l2 (s - t)^2, with s the expected sparsity and t the rising target."""
@@ -18,6 +20,7 @@ class Budget(Loss):
         super().__init__()
         self.sparsity, self.warmup, self.total = sparsity, warmup, 0
         self._lines: list[tuple[HardConcrete | None, HardConcrete, float]] = []
+        self._layers: list[list[HardConcrete]] = []
         self._hidden: list[HardConcrete] = []
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.multipliers.register_hook(torch.neg)  # the multipliers climb
@@ -34,6 +37,7 @@ class Budget(Loss):
 
         found, d = list[HardConcrete](), width(model)
         for block in blocks(model):
+            before = len(self._lines)
             o, down, heads = block.part("o"), block.part("down"), None
             if isinstance(o, nn.Linear):
                 if separable(model, block):
@@ -47,6 +51,7 @@ class Budget(Loss):
                 gate_neurons(block, neurons)
                 gate_sublayer(down, whole)
                 self.spend(neurons, whole, (3 if "gate" in block.parts else 2) * d)
+            self._layers.append([whole for _, whole, _ in self._lines[before:]])
         if not found:
             raise ValueError("no sublayer that could be pruned is left in this model; leave the pruning out")
         if hidden:
@@ -85,22 +90,40 @@ class Budget(Loss):
 
     @torch.no_grad()
     def meet(self) -> float:
-        """Shift the gates so that slicing gives the target; the sparsity reached.
+        """Shift the gates' decisions so that slicing gives the target; the sparsity reached.
 
         After a short training many gates are undecided, and rounding each sublayer for itself can miss the target by
-        far.  One shift common to all sublayers and units decides which sublayers stay, on the side of too many; one
-        more, common to all units, meets the target with them.  The order of the gates stays as it was learned.
+        far.  One shift common to all units meets it; only where that cannot, one common to all sublayers decides first
+        which of them stay, on the side of too many.  Where a head is too much, neurons make up the rest.  The order of
+        the gates stays as it was learned, and their values.
         """
-        units = [line[0] for line in self._lines if line[0] is not None]
-        wholes = [line[1] for line in self._lines]
-        for gates in ([*units, *wholes], units):
-            low, high = -20.0, 20.0  # the sparsity falls as the gates are shifted up
-            before = [gate.log_alpha.clone() for gate in gates]
-            for _ in range(50):
-                shift = (low + high) / 2
-                for gate, old in zip(gates, before, strict=True):
-                    gate.log_alpha.copy_(old + shift)
-                low, high = (shift, high) if self.hard() > self.sparsity else (low, shift)
-            for gate, old in zip(gates, before, strict=True):
-                gate.log_alpha.copy_(old + high)
+        units = {units: each for units, _, each in self._lines if units is not None}
+        small = [gate for gate, each in units.items() if each == min(units.values())]
+        wholes = [whole for _, whole, _ in self._lines]
+        for gates in ([*units], wholes, [*units], small):
+            if abs(self.hard() - self.sparsity) > CLOSE:
+                self._shift(gates)
         return self.hard()
+
+    def _shift(self, gates: list[HardConcrete]) -> None:
+        """The smallest shift common to the gates that leaves no less than the target asks for, then a little less.
+
+        Gates alike in all layers would go at the same shift; one after another goes as long as the target allows.
+        """
+        low, high = -20.0, 20.0  # the sparsity falls as the gates are shifted up
+        for _ in range(50):
+            middle = (low + high) / 2
+            for gate in gates:
+                gate.shift.fill_(middle)
+            low, high = (middle, high) if self.hard() > self.sparsity else (low, middle)
+        for gate in gates:
+            gate.shift.fill_(high)
+        for gate in gates:
+            gate.shift.fill_(low)
+            if self.hard() > self.sparsity:
+                gate.shift.fill_(high)
+
+    @torch.no_grad()
+    def living(self) -> list[bool]:
+        """Of each layer, whether a sublayer of it is open in the present sample."""
+        return [any(bool(whole() > 0) for whole in wholes) for wholes in self._layers]

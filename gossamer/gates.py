@@ -24,17 +24,20 @@ class HardConcrete(nn.Module):
 
     s = sigmoid((logit(u) + a) / heat), z = clip(s (high - low) + low, 0, 1).  Afterwards, as in FLOP and CoFi, the
     round(size - sum P(z != 0)) smallest gates are zero and the others sigmoid(0.8 a / heat).
-    `draw` takes a new sample u; all uses of the gate within a step see the same one.
+    `draw` takes a new sample u; all uses of the gate within a step see the same one.  `shift` is added to all a where
+    it is decided how many stay, and to no gate's value: what stays keeps the scale at which it was trained.
     """
 
     low, high, heat = -0.1, 1.1, 2 / 3
     bound = math.log(100)  # |a| is held under it
     noise: Tensor
+    shift: Tensor
 
     def __init__(self, size: int, start: float = 10.0) -> None:
         super().__init__()
         self.log_alpha = nn.Parameter(torch.full((size,), start))
         self.register_buffer("noise", torch.full((size,), 0.5))
+        self.register_buffer("shift", torch.zeros(()))
 
     @torch.no_grad()
     def draw(self) -> None:
@@ -44,7 +47,7 @@ class HardConcrete(nn.Module):
 
     def alive(self) -> Tensor:
         """P(z != 0) per unit, the differentiable count; (size,)."""
-        return torch.sigmoid(self.log_alpha - self.heat * math.log(-self.low / self.high))
+        return torch.sigmoid(self.log_alpha + self.shift - self.heat * math.log(-self.low / self.high))
 
     def forward(self) -> Tensor:
         """The gates z; (size,)."""
@@ -220,6 +223,11 @@ def separable(model: nn.Module, block: Block) -> bool:
     counts on every head being in its place.
     """
     return not block.fused & {"q", "k", "v"} and block.kv_heads == block.heads and relative(model) is None
+
+
+def living(block: Block) -> bool:
+    """Whether a sublayer of the layer still reads what comes in."""
+    return not (isinstance(block.part("attend"), NoAttention) and isinstance(block.part("down"), Nothing))
 
 
 def _compact_heads(block: Block, apart: bool, silent: bool) -> int:

@@ -4,7 +4,7 @@ Padding counts nowhere: a text costs the same alone and beside longer ones.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -203,9 +203,11 @@ class Attention(Loss):
 class NearestHidden(Loss):
     """Some layers of the teacher pull each on one layer of the student (CoFi, eq. 5 and 6).
 
-    alignment "nearest": on the closest of all; "monotone": on the closest that does not lie under the one that the
-    teacher layer above pulls, searched from the top (the authors' version 4).  The projection starts as the identity.
-    The sum over the pairs of the mean over tokens and features.
+    alignment "nearest": on the closest of all; "monotone": on the closest that lies under the one that the teacher
+    layer above pulls, searched from the top (the authors' version 4; where too few are left, on the lowest again).
+    `living` tells which layers still do something (a layer does as long as one of its two sublayers is left, where the
+    authors' code asks for its attention); the others are not pulled.  The projection starts as the identity.  The sum
+    over the pairs of the mean over tokens and features.
     """
 
     def __init__(self, width: int, teacher_width: int, layers: int = 4, alignment: str = "nearest") -> None:
@@ -214,6 +216,7 @@ class NearestHidden(Loss):
         self.reads = Reads(hidden=layers, student_hidden=True)
         self.project = nn.Linear(width, teacher_width, bias=False)
         nn.init.eye_(self.project.weight)
+        self.living: Callable[[], Sequence[bool]] | None = None
 
     def narrow(self, kept: Tensor | None) -> None:
         """The student's stream has kept only these dimensions."""
@@ -223,12 +226,13 @@ class NearestHidden(Loss):
 
     def align(self, distances: Tensor) -> list[int]:
         """The student layer for each teacher layer; distances (teacher layers, student layers)."""
-        if self.alignment == "nearest":
-            return [int(row.argmin()) for row in distances]
-        found, top = list[int](), distances.shape[1]
+        alive = self.living() if self.living is not None else [True] * distances.shape[1]
+        left = [j for j, lives in enumerate(alive) if lives] or list(range(len(alive)))
+        found = list[int]()
         for row in distances.flip(0):
-            top = int(row[:top].argmin()) + 1  # the same layer may be pulled twice, a lower one never by a higher
-            found.insert(0, top - 1)
+            found.insert(0, min(left, key=row.tolist().__getitem__))
+            if self.alignment == "monotone":
+                left = [j for j in left if j < found[0]] or left[:1]
         return found
 
     def forward(self, step: Step) -> Tensor:

@@ -133,13 +133,42 @@ def test_the_target_is_met_however_undecided_the_gates_are(target: float, seed: 
     gates, draw = budget.install(model, False), torch.Generator().manual_seed(seed)
     for gate in gates:
         gate.log_alpha.data = 2 * torch.randn(gate.log_alpha.shape, generator=draw)
-    before = [gate.log_alpha.argsort().tolist() for gate in gates]
+    before = [gate.log_alpha.clone() for gate in gates]
     met = budget.meet()
     assert met == pytest.approx(target, abs=0.02)  # one head of this model is 1.6 %
     assert met == budget.hard()
-    assert [gate.log_alpha.argsort().tolist() for gate in gates] == before
+    for gate, old in zip(gates, before, strict=True):
+        z = gate.eval()()
+        assert torch.allclose(z[z > 0], torch.sigmoid(1.2 * old[z > 0])), "what stays keeps the scale it was trained at"
+        assert not len(z[z > 0]) or not len(z[z == 0]) or old[z > 0].min() >= old[z == 0].max()
     answers = jobs.logits(model, batch)
     settle(model)
     compact(model)
     assert 1 - kept(model) / whole == pytest.approx(met, abs=1e-6)
     assert torch.allclose(jobs.logits(model, batch), answers, atol=1e-4)
+
+
+def test_sublayers_stay_as_they_were_decided_where_the_units_can_meet_the_target() -> None:
+    budget, draw = Budget(0.6, 0.1), torch.Generator().manual_seed(0)
+    gates = budget.install(tiny.build("bert", "classes", num_hidden_layers=8), False)
+    wholes = [gate for gate in gates if len(gate.log_alpha) == 1]
+    for gate in gates:
+        gate.log_alpha.data = torch.randn(gate.log_alpha.shape, generator=draw)
+    for i, whole in enumerate(wholes):
+        whole.log_alpha.data.fill_(-4.0 if i % 5 == 0 else 4.0)
+    assert budget.meet() == pytest.approx(0.6, abs=0.02)
+    assert [float(whole.eval()()) > 0 for whole in wholes] == [i % 5 != 0 for i in range(len(wholes))]
+    for whole in wholes:  # and when far too few are left, some come back
+        whole.log_alpha.data.fill_(-4.0)
+    assert budget.meet() == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_layer_lives_while_one_of_its_sublayers_does() -> None:
+    budget = Budget(0.5, 0.1)
+    gates = budget.install(tiny.build("bert", "classes"), False)
+    wholes = [gate for gate in gates if len(gate.log_alpha) == 1]
+    assert len(wholes) == 2 * len(budget.living()) and all(budget.living())
+    for whole in wholes[:2]:
+        assert budget.living()[0]
+        whole.log_alpha.data.fill_(-60.0)
+    assert not budget.living()[0] and all(budget.living()[1:])

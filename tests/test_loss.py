@@ -202,10 +202,19 @@ def test_alignment_is_monotone_or_nearest(teachers: int, students: int, seed: in
     nearest = NearestHidden(2, 2).align(distances)
     assert nearest == [int(i) for i in distances.argmin(1)]
     monotone = NearestHidden(2, 2, alignment="monotone").align(distances)
-    assert len(monotone) == teachers and all(a <= b for a, b in pairwise(monotone))
+    assert len(monotone) == teachers and all(a < b or a == b == 0 for a, b in pairwise(monotone))
     assert monotone[-1] == nearest[-1]  # the search starts at the top
     for i in range(teachers - 1):
-        assert distances[i, monotone[i]] == distances[i, : monotone[i + 1] + 1].min()
+        assert distances[i, monotone[i]] == distances[i, : max(1, monotone[i + 1])].min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(1, 5), st.sampled_from(["nearest", "monotone"]))
+def test_dead_layers_are_not_pulled(alive: list[bool], teachers: int, alignment: str) -> None:
+    loss = NearestHidden(2, 2, alignment=alignment)
+    loss.living = lambda: alive
+    chosen = loss.align(torch.rand(teachers, len(alive), generator=torch.Generator().manual_seed(teachers)))
+    assert (len(chosen) == teachers and all(alive[j] for j in chosen)) or not any(alive)
 
 
 def test_the_projection_of_the_nearest_layer_starts_as_the_identity_and_follows_a_cut() -> None:

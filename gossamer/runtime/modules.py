@@ -51,9 +51,6 @@ class InputRounding(nn.Module):
         low, high = self.low, self.high
         if self.training and self.learning:
             low, high = (v.float() for v in torch.aminmax(x.detach()))
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
-                torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
             if torch.distributed.is_available() and torch.distributed.is_initialized():  # the range of the whole batch
                 torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
                 torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)

@@ -5,9 +5,11 @@ it), rebuilt as it was saved.  Whatever loads computes the real thing, or the lo
 """
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import transformers
@@ -18,6 +20,7 @@ from .changes import changes, plain_class, replay
 from .manifest import FORMAT, check, seal, too_new
 
 MODEL_TYPE = "gossamer"
+WRONG = "{} does not hold the weights that its config describes"
 DERIVED = ("model.onnx", "probe.safetensors", "report.json", "manifest.json")
 OURS = ("gossamer", "gossamer_format", "base_model_type", "auto_map")
 TASKS = (
@@ -82,12 +85,15 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         replay(self, {path: told for path, told in json.loads(json.dumps(found)).items() if _has(self, path)})
 
     def save_pretrained(self: Any, save_directory: str | Path, **options: Any) -> None:
-        """Write an artefact again (see gossamer.runtime.revive.write)."""
+        """Write an artefact again (see gossamer.runtime.revive.write); cut off, it leaves what will not load."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for derived in DERIVED:  # they tell of the weights as they were
-            (folder / derived).unlink(missing_ok=True)
-        write(self, folder, **options)
+        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
+            write(self, Path(part), **options)
+            for stale in (*DERIVED, "config.json"):  # the first tell of the weights as they were
+                (folder / stale).unlink(missing_ok=True)
+            for file in sorted(Path(part).iterdir(), key=lambda file: file.name == "config.json"):
+                os.replace(file, folder / file.name)
         seal(folder)
 
     body = {
@@ -130,18 +136,25 @@ def _seen_from(kind: type[PreTrainedModel], saved: Config, base: type[PreTrained
 
 def _loaded(kind: type[PreTrainedModel], folder: str, saved: Config, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """The model and what transformers says of its loading; refused unless every weight came from the folder."""
-    wrong = f"{folder} does not hold the weights that its config describes"
     try:
         loaded: Any = kind.from_pretrained(folder, *args, output_loading_info=True, **kwargs)
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        raise ValueError(f"{wrong}: other shapes") from error
+        raise ValueError(f"{WRONG.format(folder)}: other shapes") from error
     model, info = loaded
-    lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-    if (saved.architectures or [kind.__name__])[0] == kind.__name__ and lacking:
-        raise ValueError(f"{wrong}: {', '.join(lacking[:5])}")
+    if (saved.architectures or [kind.__name__])[0] == kind.__name__:
+        whole(folder, info, ("missing_keys", "mismatched_keys", "unexpected_keys"))
     return model, info
+
+
+def whole(
+    folder: str | Path, info: Mapping[str, Any], kinds: Sequence[str] = ("missing_keys", "mismatched_keys")
+) -> None:
+    """Raise ValueError if transformers, loading a folder, found other weights than its config describes."""
+    found = sorted(str(key) for kind in kinds for key in info[kind])
+    if found:
+        raise ValueError(f"{WRONG.format(folder)}: {', '.join(found[:5])}")
 
 
 def _door(task: str) -> type:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Heard, listening, use
+from .attention import NAME, Heard, listening, use
 from .passage import Passage
 
 _answered: ContextVar["tuple[Stack, Tensor, Tensor] | None"] = ContextVar("gossamer_answered", default=None)
@@ -75,8 +75,12 @@ class Patience(Walk):
         self._model = [model]
 
     def logits(self, i: int, x: Tensor) -> Tensor:
-        """The answer of exit i to hidden states x; (b, t, d) -> (b, labels)."""
-        return self.exits[i](summary(self._model[0], self.features, x))  # type: ignore[no-any-return]
+        """The answer of exit i to hidden states x; (b, t, d) -> (b, labels).  In training with the head's dropout."""
+        config: Any = getattr(self._model[0], "config", None)
+        rates = (getattr(config, name, None) for name in ("classifier_dropout", "seq_classif_dropout"))
+        rate = next((r for r in rates if r is not None), getattr(config, "hidden_dropout_prob", 0.0))
+        seen = nn.functional.dropout(summary(self._model[0], self.features, x), rate, self.training)
+        return self.exits[i](seen)  # type: ignore[no-any-return]
 
     def depart(self, passage: Passage) -> None:
         """Count agreements per example; those with enough have their answer."""
@@ -112,18 +116,21 @@ def summary(model: nn.Module, steps: list[str], x: Tensor) -> Tensor:
 class TokenThreshold(Walk):
     """Drop a token once the attention it receives falls under the layer's threshold (LTP, Kim et al., KDD 2022).
 
-    importance of token j = mean over heads and over the text's own tokens q of A[q, j]; threshold of layer i =
-    final * i / depth + delta_i.  The first token is never dropped.  While training, `soft` weighs the layer's output by
-    sigmoid((importance - threshold) / heat); hard, dropped tokens are hidden and frozen, which equals their leaving.
+    importance of token j = mean over heads of the sum over the text's present tokens q of A[q, j], divided by `length`;
+    threshold of layer i = final * i / depth + delta_i.  `length` is one number for all texts, as in the authors' code,
+    which pads to it: the mean importance is 1 / length for short texts and for long ones, while divided by each text's
+    own length no threshold could fit both.  The first token is never dropped.  While training, `soft` weighs the
+    layer's output by sigmoid((importance - threshold) / heat); hard, dropped tokens are hidden and frozen, which equals
+    their leaving.
     """
 
     dynamic, listens = True, True
     needs_attention = True
     floor = 1e-5  # what a hidden key can receive by rounding
 
-    def __init__(self, depth: int, final: float = 0.01, heat: float = 1e-3) -> None:
+    def __init__(self, depth: int, final: float = 0.01, heat: float = 1e-3, length: int = 128) -> None:
         super().__init__()
-        self.depth, self.final, self.heat = depth, final, heat
+        self.depth, self.final, self.heat, self.length = depth, final, heat, length
         self.soft, self.gathers = False, True
         self.delta = nn.Parameter(torch.zeros(depth))
         self.weights: list[Tensor] = []  # of the last soft run, layer by layer: (B,) mean weight of the text's tokens
@@ -133,10 +140,10 @@ class TokenThreshold(Walk):
         return self.final * (i + 1) / self.depth + self.delta[i]
 
     def importance(self, passage: Passage, heard: Heard) -> Tensor:
-        """(b, t): the attention that each token receives, per head and per token of the original text."""
+        """(b, t): the attention that each token receives, per head, over `length`."""
         queries = passage.valid & ~passage.memory.get("dropped", torch.zeros_like(passage.valid))
         received = (heard.probs.float().mean(1) * queries[:, :, None]).sum(1)
-        return received / passage.lengths[:, None]
+        return received / self.length
 
     def between(self, passage: Passage, heard: Heard | None) -> None:
         """Let go of the tokens that receive too little."""
@@ -228,21 +235,27 @@ class Stack(nn.ModuleList):
         return (x, *out[1:]) if isinstance(out, tuple) else x
 
     def _walk(self, passage: Passage, layers: list[nn.Module], walks: list[Walk], order: Iterable[int]) -> Any:
-        out: Any = None
+        out, listens, heard = None, any(walk.listens for walk in walks), False
         with ExitStack() as open_:
-            if any(walk.listens for walk in walks):
+            if listens:
                 open_.enter_context(listening(passage.heard.append))
             for passage.step, i in enumerate(order):
                 passage.heard.clear()
                 with self._halfway(layers[i], passage):
                     out = layers[i](passage.x, **passage.carried)
                 passage.x = out[0] if isinstance(out, tuple) else out
+                heard = heard or bool(passage.heard)
                 for walk in walks:
                     walk.depart(passage)
                 if bool(passage.finished.all()):
                     break
                 if int(passage.finished.sum()) * self.patience_of_batch >= len(passage.rows) and passage.finished.any():
                     passage.keep_rows(~passage.finished)
+        if listens and not heard:
+            raise ValueError(
+                f"{' and '.join(type(walk).__name__ for walk in walks if walk.listens)} heard no attention: this model "
+                f"must run with the attention it was made with; type model.set_attn_implementation({NAME!r})"
+            )
         return out
 
     @contextmanager
@@ -264,17 +277,19 @@ class Stack(nn.ModuleList):
 
 def _answer_early(model: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
     """Forward hook of the whole model: rows that stopped early keep the answer they stopped with."""
-    answered = _answered.get()
-    if answered is None or "logits" not in out or not any(module is answered[0] for module in model.modules()):
+    answered, labels = _answered.get(), kwargs.get("labels")
+    plain = isinstance(out, tuple)  # return_dict=False: the loss, if there are labels, and the logits
+    if answered is None or not (plain or "logits" in out) or not any(m is answered[0] for m in model.modules()):
         return None
     _answered.set(None)
     _, who, logits = answered
-    out["logits"] = torch.where(who[:, None], logits.to(out["logits"].dtype), out["logits"])
-    labels = kwargs.get("labels")
+    fields: Any = list(out) if plain else out
+    loss, place = (0, int(labels is not None)) if plain else ("loss", "logits")
+    fields[place] = torch.where(who[:, None], logits.to(fields[place].dtype), fields[place])
     if labels is not None:
-        loss = nn.functional.mse_loss if logits.shape[-1] == 1 else nn.functional.cross_entropy
-        out["loss"] = loss(out["logits"].squeeze(-1) if logits.shape[-1] == 1 else out["logits"], labels)
-    return out
+        price = nn.functional.mse_loss if logits.shape[-1] == 1 else nn.functional.cross_entropy
+        fields[loss] = price(fields[place].squeeze(-1) if logits.shape[-1] == 1 else fields[place], labels)
+    return tuple(fields) if plain else fields
 
 
 @contextmanager

@@ -3,22 +3,24 @@
 Gates at two grains, whole sublayers and the heads and neurons inside them, and one for each hidden dimension, trained
 together; a Lagrangian holds the expected sparsity to a rising target (section 3.1); some of the teacher's layers each
 pull on the nearest student layer (section 3.2).  Then the zeros are cut out and the small model is trained a while
-longer.  Before the cut the gates are shifted so that slicing meets the target, even after a training too short for all
-gates to decide.  A feed-forward part none of whose neurons is left still adds its bias, in training as when sliced.
+longer.  Rates as in the authors' code: constant for gates and multipliers, without warm-up or decay for weights.  For
+short trainings: a gate, which Adam moves by about its rate a step, is given a rate at which it can close in half of
+them, and before the cut the decisions are shifted so that slicing meets the target.  A feed-forward part none of whose
+neurons is left still adds its bias, in training as when sliced.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
-from gossamer.anatomy import width
+from gossamer.anatomy import blocks, width
 from gossamer.budget import Budget
 from gossamer.fields import Between
 from gossamer.forms import settle
-from gossamer.gates import compact, hidden_tables
+from gossamer.gates import compact, hidden_tables, living
 from gossamer.job import Job
 from gossamer.loss import Logits, Loss, NearestHidden
-from gossamer.train import Moment, Train
+from gossamer.train import Moment, Train, length
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,21 @@ class CoFi:
                 gate.draw()
 
         tables = hidden_tables(model)
-        yield Train(
-            objective() + budget, epochs=self.prune_epochs, lr=self.lr, extra_lr=self.gate_lr,
+        layerwise.living = budget.living
+        prune = Train(
+            objective() + budget, epochs=self.prune_epochs, lr=self.lr, warmup=0.0, decay=0.0,
             extra_schedule="constant", each_step=draw, without=tables, name="prune",
         )  # fmt: skip
+        yield replace(prune, extra_lr=max(self.gate_lr, 12 / length(prune, job)))
         budget.meet()
         settle(model)
         layerwise.weight = 1.0
         cut = compact(model)
         layerwise.narrow(cut.hidden)
+        left = [living(block) for block in blocks(model)]
+        layerwise.living = lambda: left
         if self.tune_epochs:
-            yield Train(objective(), epochs=self.tune_epochs, lr=self.lr, without=tables, name="tune the small one")
+            yield Train(
+                objective(), epochs=self.tune_epochs, lr=self.lr, warmup=0.0, decay=0.0, without=tables,
+                name="tune the small one",
+            )  # fmt: skip

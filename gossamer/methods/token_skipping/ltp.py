@@ -3,7 +3,8 @@
 A token's importance is the attention it receives; each layer learns its own threshold under which tokens are let go.
 First softly, thresholds and weights together, with a price on every token kept (eq. 8); then hard, thresholds fixed,
 while the weights adapt.  The official code only masks; here the tensor gets shorter after the attention of the layer.
-The importance is divided by the text's true length, not the padded one, and the first token always stays.
+As there, the importance is divided by one length for all texts and thresholds learn at the rate of the weights; the
+first token always stays.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class LTP:
     soft_epochs: Annotated[float, Between(0.1, 100)] = 2.0
     hard_epochs: Annotated[float, Between(0.1, 100)] = 3.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
-    threshold_lr: Annotated[float, Between(1e-5, 1.0)] = 1e-3
+    threshold_lr: Annotated[float, Between(1e-6, 1.0)] = 2e-5
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Soft, then hard."""

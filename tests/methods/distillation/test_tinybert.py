@@ -29,10 +29,15 @@ def test_the_stages_are_general_intermediate_and_prediction(tmp_path: Path) -> N
     assert stages[2].lr == pytest.approx(3e-5) and stages[1].lr == 5e-5
 
 
-def test_without_a_pretrained_model_or_epochs_the_first_stage_is_left_out(tmp_path: Path) -> None:
+def test_without_a_pretrained_model_or_epochs_the_first_stage_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     names = [s.name for s in TinyBERT(**SMALL)(jobs.job(tmp_path, pretrained=None))]
     assert names == ["intermediate", "prediction"]
+    assert "without general distillation" in caplog.text
+    caplog.clear()
     assert [s.name for s in TinyBERT(**SMALL, general_epochs=0.0)(jobs.job(tmp_path))] == names
+    assert not caplog.text
 
 
 def test_the_student_is_a_plain_model_of_the_family(tmp_path: Path) -> None:
@@ -49,7 +54,7 @@ def test_the_student_is_a_plain_model_of_the_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("layers", "taken"), [(2, [1, 3]), (1, [3]), (3, [0, 2, 3])])
 def test_a_student_as_wide_as_its_teacher_starts_from_its_layers(tmp_path: Path, layers: int, taken: list[int]) -> None:
     at = jobs.job(tmp_path)
-    student = TinyBERT(layers, 0).student(at.teacher)
+    student = TinyBERT(layers, 0).student(at.teacher, at.teacher)
     theirs = blocks(at.teacher)
     for block, i in zip(blocks(student), taken, strict=True):
         assert torch.equal(block.up.weight, theirs[i].up.weight)
@@ -60,7 +65,7 @@ def test_a_student_as_wide_as_its_teacher_starts_from_its_layers(tmp_path: Path,
 def test_a_teacher_like_the_student_has_nothing_to_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All losses and their gradients are zero, in every stage."""
     at = jobs.job(tmp_path)
-    monkeypatch.setattr(TinyBERT, "student", lambda self, teacher: copy.deepcopy(teacher).requires_grad_(True))
+    monkeypatch.setattr(TinyBERT, "student", lambda self, teacher, origin: copy.deepcopy(teacher).requires_grad_(True))
     for stage in TinyBERT(2, 0)(at):
         teacher = stage.teacher or at.teacher
         lesson = Lesson(at.model, stage.loss, Teacher(teacher, stage.loss.reads)).eval()
@@ -103,6 +108,27 @@ def test_the_projection_is_shared_and_goes_between_the_widths(tmp_path: Path) ->
     before = hidden.project.weight.detach().clone()
     train(at, stage)
     assert not torch.equal(hidden.project.weight, before)
+
+
+def test_the_projection_learned_in_general_is_the_one_that_the_task_begins_with(tmp_path: Path) -> None:
+    story = TinyBERT(**SMALL)(jobs.job(tmp_path))
+    first, second = ([m for m in next(story).loss.modules() if isinstance(m, Hidden)] for _ in range(2))
+    assert first == second and len(first) == 1
+
+
+def test_a_feed_forward_of_its_own_width(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    student = TinyBERT(2, 16, feed_forward=40).student(at.teacher, at.teacher)
+    assert student.config.intermediate_size == 40 and blocks(student)[0].up.weight.shape == (40, 16)
+
+
+def test_of_equal_width_the_student_starts_from_its_first_teacher(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    next(TinyBERT(2, 0)(at))
+    assert torch.equal(blocks(at.model)[0].up.weight, blocks(at.pretrained)[1].up.weight)
+    at = jobs.job(tmp_path)
+    next(TinyBERT(2, 0, general_epochs=0.0)(at))
+    assert torch.equal(blocks(at.model)[0].up.weight, blocks(at.teacher)[1].up.weight)
 
 
 def test_a_number_is_taught_as_a_number(tmp_path: Path) -> None:

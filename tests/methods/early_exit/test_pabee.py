@@ -116,6 +116,7 @@ def test_the_loss_weighs_exits_by_their_depth(tmp_path: Path) -> None:
     for module in at.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    at.model.config.hidden_dropout_prob = 0.0  # that of the exits
     with tracing(at.model) as seen, torch.no_grad():
         out = at.model(**{k: v for k, v in given.items() if k != "index"})
         own = [nn.functional.cross_entropy(exits.logits(i, seen.hidden[i + 1]), given["labels"]) for i in range(5)]

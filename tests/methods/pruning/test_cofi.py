@@ -76,3 +76,10 @@ def test_the_labels_are_not_read(tmp_path: Path) -> None:
 def test_there_must_be_something_to_prune(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no sublayer that could be pruned is left in this model"):
         next(CoFi()(jobs.job(tmp_path, "gpt2")))
+
+
+def test_a_short_stage_gives_gates_the_rate_to_close(tmp_path: Path) -> None:
+    for steps, rate in ((4, 3.0), (24, 0.5)):
+        at = jobs.job(tmp_path, max_steps=steps)
+        assert next(CoFi(prune_epochs=100)(at)).extra_lr == pytest.approx(rate)
+    assert next(CoFi(prune_epochs=100, gate_lr=0.9)(jobs.job(tmp_path, max_steps=24))).extra_lr == 0.9
