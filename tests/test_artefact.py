@@ -243,3 +243,13 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "a" / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is damaged .*; copy it again"):
         artefact.load(tmp_path / "a")
+
+
+def test_a_plain_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    model = small.model()
+    state = {k: v for k, v in model.state_dict().items() if "layer.1.output.dense" not in k}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(
+        ValueError, match=r"does not hold the weights that its config describes: bert\.encoder.*layer\.1"
+    ):
+        artefact.load(tmp_path)

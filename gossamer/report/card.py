@@ -7,6 +7,12 @@ from typing import Any
 
 from . import Report, rows, verdict
 
+# Products of bytes with signs and bytes without overflow on x86 processors without VNNI; gossamer sets this by itself.
+BARE = (
+    "Whoever opens `model.onnx` with ONNX Runtime alone sets `session.x64quantprecision` to `1` in its session options "
+    "on x86 processors without VNNI, or the answers of an int8 graph may be wrong."
+)
+
 
 def write(report: Report, folder: str | Path) -> Path:
     """Write README.md into the artefact's folder; its path."""
@@ -114,6 +120,7 @@ def _loading(report: Report, folder: Path) -> str:
     blocks = [
         f"The fastest way runs on {engine}:",
         f'```python\nimport gossamer\n\n{load}\nclassify(["a text"])  # [{answer}]\n```',
+        *([BARE] if any(folder.glob("*.onnx")) else []),
         "As a model of transformers:",
         f"```python\n{first}from transformers import AutoModelForSequenceClassification, pipeline\n\n"
         'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")\n'

@@ -1,6 +1,8 @@
 """How transformers finds a compressed model, and what comes back: the family's own class, as it was saved."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,47 @@ def test_options_of_from_pretrained_are_kept(folder: Path) -> None:
 def test_registering_twice_does_no_harm() -> None:
     revive.register()
     revive.register()
+
+
+def test_a_rewriting_that_is_cut_off_leaves_nothing_that_loads_wrong(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any file that it moves, the folder either refuses to load or answers right."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    given, moved = small.batch(), os.replace
+    with torch.no_grad():
+        right = model(**given).logits
+    for last in range(30):
+        place = tmp_path / str(last)
+        shutil.copytree(folder, place)
+        count = iter(range(100))
+
+        def move(source: Any, target: Any, count: Any = count, last: int = last) -> None:
+            if next(count) == last:
+                raise KeyboardInterrupt
+            moved(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(revive.os, "replace", move)
+            try:
+                model.save_pretrained(place)
+            except KeyboardInterrupt:
+                with pytest.raises((OSError, ValueError)):
+                    AutoModelForSequenceClassification.from_pretrained(place)
+                assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+                continue
+        with torch.no_grad():
+            assert torch.equal(AutoModelForSequenceClassification.from_pretrained(place)(**given).logits, right)
+        return
+    raise AssertionError("the writing never ended")
+
+
+def test_weights_of_a_walk_that_the_config_has_lost_are_refused(tmp_path: Path) -> None:
+    model = small.model()
+    walk(model, TokenThreshold(4, 0.3))
+    revive.write(rounded(model, "classifier"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["gossamer"] = {path: told for path, told in config["gossamer"].items() if "walks" not in told}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"does not hold the weights that its config describes: .*delta"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)

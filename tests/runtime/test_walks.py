@@ -195,6 +195,25 @@ def test_the_loss_is_that_of_the_answers_given() -> None:
     assert torch.allclose(out.loss, nn.functional.cross_entropy(out.logits, labels))
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_tuple_says_the_same(labelled: bool) -> None:
+    made = model()
+    patient(made, 1)
+    given = batch([4, 9, 6]) | ({"labels": torch.tensor([0, 2, 1])} if labelled else {})
+    with torch.no_grad():
+        out, plain = made(**given), made(**given, return_dict=False)
+    assert isinstance(plain, tuple) and torch.equal(plain[int(labelled)], out.logits)
+    assert not labelled or torch.equal(plain[0], out.loss)
+
+
+def test_without_its_attention_a_walk_that_listens_refuses() -> None:
+    made = model()
+    thresholds(made, 0.1)
+    made.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match=r"TokenThreshold heard no attention.*set_attn_implementation\('gossamer'\)"):
+        made(**batch([4, 9]))
+
+
 def test_training_sees_every_layer_and_evaluation_leaves_nothing_behind() -> None:
     made = model()
     exits, given, work = patient(made, 1), batch([5, 8]), Work(made)
@@ -215,7 +234,7 @@ def test_training_sees_every_layer_and_evaluation_leaves_nothing_behind() -> Non
 
 
 def thresholds(made: Any, final: float) -> TokenThreshold:
-    way = TokenThreshold(depth(made), final=final)
+    way = TokenThreshold(depth(made), final=final, length=10)
     walk(made, way)
     return way
 
