@@ -18,7 +18,7 @@ _PUBLIC = {
     "Job": "train", "Train": "train", "also": "train", "compress": "pipeline", "then": "train",
     "parse": "recipe", "read": "data", "save": "artefact",
     "load": "engines", "predict": "engines", "measure": "measure", "methods": "recipe", "demo": "embedded",
-    "env": "environment",
+    "env": "environment", "check": "promise", "Promise": "promise",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: `gossamer demo`, `compress`, `measure`, `predict`, `methods`, `env`.
+"""The command line: `gossamer demo`, `compress`, `measure`, `check`, `predict`, `methods`, `env`.
 
 Each command is the Python function of the same name with files and a table around it; how it speaks is in `terminal`.
 What is heavy is imported inside the commands, so that `--help` answers at once.
@@ -150,6 +150,58 @@ def measure(
             print_json(report, stream)
     if file != "-":
         show(report)
+
+
+@app.command(cls=Spoken)
+def check(
+    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="Folder that compress wrote.")],
+    data: Data,
+    baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="What to compare with.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of quality it may lose.")] = None,
+    min_quality: Annotated[float | None, typer.Option(help="The metric at least, such as 0.85.")] = None,
+    min_speedup: Annotated[float | None, typer.Option(help="Times faster in batches.")] = None,
+    min_latency_speedup: Annotated[float | None, typer.Option(help="Times faster at batch 1.")] = None,
+    min_smaller: Annotated[float | None, typer.Option(help="Times fewer bytes.")] = None,
+    min_fewer_macs: Annotated[float | None, typer.Option(help="Times fewer multiply-accumulates.")] = None,
+    min_label_loyalty: Annotated[float | None, typer.Option(help="Share of equal answers.")] = None,
+    min_probability_loyalty: Annotated[float | None, typer.Option(help="1 - sqrt(JSD), mean.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Median at batch 1.")] = None,
+    max_bytes: Annotated[float | None, typer.Option(help="What is needed to run it.")] = None,
+    cpu: Annotated[
+        bool, typer.Option("--cpu-time", help="Speed-ups of CPU time: steadier on shared machines.")
+    ] = False,
+    as_json: Json = False,
+    text: Text = "text",
+    pair: Pair = "text_pair",
+    label: Label = "label",
+) -> None:
+    """Hold an artefact against what was promised: a line per criterion, exit code 0 if all are met, 1 if not."""
+    from dataclasses import asdict
+
+    from gossamer.promise import Promise
+    from gossamer.promise import check as run
+
+    promise = Promise(
+        max_drop=max_drop,
+        min_quality=min_quality,
+        min_speedup=min_speedup,
+        min_latency_speedup=min_latency_speedup,
+        min_smaller=min_smaller,
+        min_fewer_macs=min_fewer_macs,
+        min_label_loyalty=min_label_loyalty,
+        min_probability_loyalty=min_probability_loyalty,
+        max_latency_ms=max_latency_ms,
+        max_bytes=max_bytes,
+        cpu=cpu,
+    )
+    with progress() as bar:
+        found = run(artefact, promise, data=data, baseline=baseline, text=text, pair=pair, label=label, progress=bar)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        print("\n".join(map(str, found)))
+    if not all(one.met for one in found):
+        raise typer.Exit(1)
 
 
 @app.command(cls=Spoken)

@@ -90,7 +90,9 @@ def test_version() -> None:
 
 def test_help_lists_the_commands() -> None:
     for done in (run("--help"), run("-h"), run()):
-        assert all(f" {name} " in done.output for name in ("demo", "compress", "measure", "predict", "methods", "env"))
+        assert all(
+            f" {name} " in done.output for name in ("demo", "compress", "measure", "check", "predict", "methods", "env")
+        )
 
 
 def test_env() -> None:
@@ -180,6 +182,42 @@ def test_a_wrong_recipe_comes_before_everything(calls: list[Any], tmp_path: Path
 )
 def test_a_wrong_command_line_is_usage(args: list[str], calls: list[Any]) -> None:
     assert run(*args).exit_code == 2 and not calls
+
+
+def test_check_says_a_line_per_criterion_and_its_exit_code_the_rest(fake: Fake) -> None:
+    from gossamer.promise import Criterion, Promise
+
+    seen: list[Any] = []
+    answers = [Criterion("max_drop", 1.0, 0.5, True), Criterion("min_speedup", 2.0, 1.5, False)]
+
+    def check(artefact: str, promise: Promise, **words: Any) -> list[Criterion]:
+        seen.append((artefact, promise, words))
+        return answers
+
+    fake("promise", Promise=Promise, check=check)
+    given = [
+        "check",
+        "small",
+        "--data",
+        "d.csv",
+        "--baseline",
+        "t",
+        "--max-drop",
+        "1",
+        "--min-speedup",
+        "2",
+        "--cpu-time",
+    ]
+    done = run(*given)
+    assert done.exit_code == 1 and done.stderr == ""
+    assert done.stdout == ("pass  max_drop: 0.5, expected <= 1\nFAIL  min_speedup: 1.5, expected >= 2\n")
+    columns = dict(text="text", pair="text_pair", label="label", progress=None)
+    assert seen == [
+        ("small", Promise(max_drop=1.0, min_speedup=2.0, cpu=True), dict(data="d.csv", baseline="t", **columns))
+    ]
+    assert [c["met"] for c in json.loads(run(*given, "--json").stdout)] == [True, False]
+    del answers[1]
+    assert run(*given).exit_code == 0
 
 
 def test_demo(fake: Fake, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def distance(p: Any, q: Any, base: float = 2) -> Array:
 
 def label_loyalty(teacher: Any, student: Any) -> float:
     """The share of examples on which both choose the same class; logits or probabilities, (n, classes) each."""
-    teacher, student = _same_shape(teacher, student)
+    teacher, student = same_shape(teacher, student)
     return float((teacher.argmax(-1) == student.argmax(-1)).mean())
 
 
@@ -51,11 +51,16 @@ def probability_loyalty(teacher: Any, student: Any, base: float = 2) -> float:
     """
     if base not in (2, e):
         raise ValueError(f"loyalty in base {base}: expected 2 or math.e")
-    teacher, student = _same_shape(teacher, student)
+    teacher, student = same_shape(teacher, student)
     return float(1 - distance(softmax(teacher), softmax(student), base).mean())
 
 
-def _same_shape(teacher: Any, student: Any) -> tuple[Array, Array]:
+def same_shape(teacher: Any, student: Any) -> tuple[Array, Array]:
+    """Two equal (examples, classes) of numbers, in double precision.
+
+    Raises:
+        ValueError: they are not.
+    """
     teacher, student = np.asarray(teacher, dtype=np.float64), np.asarray(student, dtype=np.float64)
     if teacher.shape != student.shape or teacher.ndim != 2 or not len(teacher):
         raise ValueError(
