@@ -37,7 +37,7 @@ def card(report: Report, folder: str | Path, name: str | None = None) -> str:
         *([f"Against its teacher: {said}"] if said else []),
         "## Measured",
         _table(report),
-        _how(report),
+        "\n".join(f"- {line}" for line in how(report)),
         "## Use",
         _loading(report, place),
         "## Recipe",
@@ -78,8 +78,8 @@ def _table(report: Report) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _how(report: Report) -> str:
-    """How each figure came about: a number without that is worth little."""
+def how(report: Report) -> list[str]:
+    """How each figure came about, one line each: a number without that is worth little."""
     data, timing, hardware = report["data"], report["timing"], report["hardware"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     faster = report["compressed"].get("faster") or {}
@@ -106,7 +106,7 @@ def _how(report: Report) -> str:
         "(Xu et al., EMNLP 2021), both against the baseline's answers.",
         f"**Machine**: {hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores. {versions}.",
     ]
-    return "\n".join(f"- {line}" for line in lines)
+    return lines
 
 
 def _loading(report: Report, folder: Path) -> str:

@@ -1,0 +1,161 @@
+"""The page: one file, nothing fetched, pictures that say what the figures say, and a browser that agrees."""
+
+import builtins
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gossamer.report import page
+
+SLICES = [
+    {"by": "label", "name": "rotten", "examples": 500, "before": 0.8, "after": 0.7, "damage": 0.1, "low": 0.05,
+     "high": 0.15, "agreement": 0.9},
+    {"by": "label", "name": "fresh", "examples": 655, "before": 0.8, "after": 0.82, "damage": -0.02, "low": -0.04,
+     "high": 0.0, "agreement": 0.95},
+    {"by": "length", "name": "3 to 8", "examples": 1155, "before": 0.8, "after": 0.8, "damage": 0.0, "low": -0.01,
+     "high": 0.01, "agreement": 0.97},
+]  # fmt: skip
+WORST = [
+    {"row": 3, "text": 'not <b>bad</b> & "good"', "label": "fresh", "was": "fresh", "answer": "rotten", "lost": 0.91}
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def full(report: dict[str, Any]) -> dict[str, Any]:
+    for key in ("baseline", "compressed"):
+        p50 = report[key]["latency_ms"]["p50"]
+        report[key]["timed"] |= {"latency_quantiles_ms": [p50 * (0.7 + 0.03 * i) for i in range(21)]}
+    report["compressed"] |= {"slices": SLICES, "worst": WORST}
+    return report
+
+
+class Tags(HTMLParser):
+    void = frozenset({"meta", "link", "br", "line", "polyline", "img", "input", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_fetches_nothing(full: dict[str, Any], tmp_path: Path) -> None:
+    text = page.write(full, tmp_path / "page.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.open and not [name for name, _ in tags.attributes if name in ("src", "href", "onload")]
+    assert "http://" not in text and "https://" not in text and "url(" not in text and "<script" not in text
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_it_says_what_the_table_says_and_escapes_what_users_wrote(full: dict[str, Any]) -> None:
+    text = page.render(full)
+    for said in (
+        "10.1x",
+        "6.25x",
+        "6.03x",
+        "-0.4",
+        "22.7 M",
+        "0.931",
+        "onnxruntime",
+        "Wilson",
+        "81.4 %",
+        "+2.0 points",
+    ):
+        assert said in text, said
+    assert "not &lt;b&gt;bad&lt;/b&gt; &amp; &#34;good&#34;" in text and "<b>bad" not in text
+    assert text.count("<svg") == 2 and "by label" in text and "n = 500" in text
+
+
+def test_a_poor_report_still_has_a_page(report: dict[str, Any]) -> None:
+    report["baseline"] = None
+    report["compressed"] |= {"quality": None, "latency_ms": None, "errors": {"quality": "ValueError: nan"}}
+    text = page.render(report)
+    assert "no quality: ValueError: nan" in text and "<svg" not in text and "All figures" in text
+
+
+def test_more_than_one_artefact_and_many(full: dict[str, Any]) -> None:
+    full["others"] = [full["compressed"] | {"model": f"runs/other{i}"} for i in range(7)]
+    text = page.render(full)
+    assert "and 7 more" in text and "other6" in text and text.count("Worst examples") == 8
+
+
+def test_the_front_is_what_no_other_beats(full: dict[str, Any]) -> None:
+    def side(name: str, p50: float, value: float) -> dict[str, Any]:
+        quality = {"value": value, "metric": "accuracy", "low": value - 0.02, "high": value + 0.02}
+        return {"model": name, "latency_ms": {"p50": p50, "p99": p50}, "quality": quality}
+
+    sides = [side("base", 10, 0.85), side("good", 2, 0.84), side("bad", 3, 0.80), side("tiny", 1, 0.70)]
+    picture = page.trade(sides, ["base", "good", "bad", "tiny"], True)
+    assert picture is not None
+    front = next(line for line in picture.lines if line.kind == "front")
+    assert len(front.points.split()) == 3
+    xs = [mark.x for mark in picture.marks]
+    assert xs[0] > xs[2] > xs[1] > xs[3] and all(picture.left <= x <= picture.right for x in xs)
+    assert all(picture.top <= mark.y <= picture.bottom for mark in picture.marks)
+    assert page.trade([{"model": "m"}], ["m"], False) is None and page.spread([{"model": "m"}], ["m"], False) is None
+
+
+def test_bars_stay_inside_and_point_the_right_way(full: dict[str, Any]) -> None:
+    worse, better, same = page.bars(full["compressed"])
+    assert worse.worse and worse.start + worse.length == pytest.approx(50) and worse.text == "-10.0 points"
+    assert not better.worse and better.start == pytest.approx(50) and better.text == "+2.0 points"
+    assert same.length == 0 and all(0 <= b.low <= b.high <= 100 for b in (worse, better, same))
+    blind = [dict(s, damage=None, low=None, high=None) for s in SLICES]
+    assert [b.text for b in page.bars({"slices": blind})] == ["90.0 % agree", "95.0 % agree", "97.0 % agree"]
+
+
+def test_without_jinja2_it_says_what_to_type(full: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "jinja2":
+            raise ImportError(name)
+        return fetch(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"an HTML report needs jinja2; type: pip install 'gossamer\[report\]'"):
+        page.render(full)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_draws_it(full: dict[str, Any], tmp_path: Path, width: int) -> None:
+    """Headless Chromium lays it out without errors; the text is there and nothing is wider than the window."""
+    assert CHROMIUM is not None
+    file = page.write(full, tmp_path / "page.html")
+    probe = (
+        "<script>addEventListener('load',()=>{const d=document.documentElement;"
+        "document.title=[d.scrollWidth,innerWidth,document.querySelectorAll('svg circle').length,"
+        "[...document.querySelectorAll('svg')].every(s=>s.getBoundingClientRect().height>100)].join(' ')})</script>"
+        "</body>"
+    )
+    file.write_text(file.read_text().replace("</body>", probe))
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom", file.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\w+)</title>", done.stdout)
+    assert found, done.stdout[:500]
+    assert int(found[1]) <= int(found[2]), "nothing sticks out"
+    assert int(found[3]) == 2 and found[4] == "true"
