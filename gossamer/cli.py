@@ -133,21 +133,47 @@ def measure(
     artefacts: Annotated[list[str], typer.Argument(metavar="ARTEFACT...", help="Folders to measure in one run.")],
     data: Data,
     baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="What to compare with.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="A,B", help="Just these: quality, size, macs, speed, ...")] = None,
+    robustness: Annotated[bool, typer.Option("--robustness", help="And under disturbed texts.")] = False,
+    energy: Annotated[bool, typer.Option("--energy", help="And joules and CO2; half a minute a side.")] = False,
+    reasons: Annotated[bool, typer.Option("--reasons", help="And which tokens count, for both models.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="And fresh processes: first answer, peak memory.")] = False,
+    region: Annotated[str, typer.Option(help="Where the electricity comes from, as in DEU or US.")] = "world",
     file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the report; - is stdout.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write the report as a page to look at.")] = None,
     force: Force = False,
     text: Text = "text",
     pair: Pair = "text_pair",
     label: Label = "label",
 ) -> None:
-    """Measure artefacts and a baseline together: quality, size, speed, loyalty."""
+    """Measure artefacts and a baseline together: quality, size, speed, loyalty, and what else is asked for."""
     from gossamer.measure import measure as run
     from gossamer.report import show
 
-    with writing(file, force) if file else nullcontext() as stream:
+    flags = {"worst": html is not None, "robustness": robustness, "energy": energy, "reasons": reasons, "cold": cold}
+    with (
+        writing(file, force) if file else nullcontext() as stream,
+        writing(html, force) if html else nullcontext() as page,
+    ):
         with progress() as bar:
-            report = run(artefacts, data=data, baseline=baseline, text=text, pair=pair, label=label, progress=bar)
+            report = run(
+                artefacts,
+                data=data,
+                baseline=baseline,
+                only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+                more=[name for name, asked in flags.items() if asked],
+                region=region,
+                text=text,
+                pair=pair,
+                label=label,
+                progress=bar,
+            )
         if stream is not None:
             print_json(report, stream)
+        if page is not None:
+            from gossamer.report.page import render
+
+            page.write(render(report))
     if file != "-":
         show(report)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .aspects import Aims, wanted
 from .sides import Opening, Progress, Side, opened, sides
 from .subject import Predictor, Subject, candidate, reference, teacher_of
 from .time import Schedule
@@ -47,6 +48,10 @@ def measure(
     schedule: Schedule = Schedule(),
     examples: int = 200,
     recipe: str | None = None,
+    only: Sequence[str] | None = None,
+    more: Sequence[str] = (),
+    energy_seconds: float = 30.0,
+    region: str = "world",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure artefacts and their baseline on the test split (dev where there is none), taking turns; the report.
@@ -56,13 +61,15 @@ def measure(
     there.  A plain model runs as transformers does by itself: eager, fp32, batches in the order of the texts.
     threads: the same for all sides; by default what torch uses.  schedule: how much to time.  examples: how many inputs
     the multiply-accumulates are averaged over.  recipe: by default what the first artefact's recipe.txt says.
+    only: aspects to measure, of gossamer.measure.aspects.ALWAYS; more: those of ASKED, such as "robustness", "energy".
+    energy_seconds: for each side.  region: of the electricity.
 
     Returns {"task", "data", "seed", "versions", "hardware", "recipe", "timing", "baseline": side or None,
     "compressed": side}, with "others" (the sides of the second artefact and on) where several were given.  A side has
     model, engine, quality {value, metric, low, high}, parameters, bytes, bytes_folder, macs, latency_ms {p50, p99},
-    throughput_per_s, cpu, timed and errors; one that was compared also label_loyalty, probability_loyalty,
-    loyalty_base and faster {latency, throughput, latency_cpu, throughput_cpu}.  What could not be had is None, and
-    errors says why.
+    throughput_per_s, cpu, timed, calibration and errors; one that was compared also label_loyalty, probability_loyalty,
+    loyalty_base, faster {latency, throughput, latency_cpu, throughput_cpu}, fidelity, churn and slices; what was asked
+    for in `more` stands under its own name.  What could not be had is None, and errors says why.
     Raises ValueError for wrong arguments or data; where nothing could be opened, the artefact's own error.
     """
     from gossamer.environment import hardware, versions
@@ -74,6 +81,7 @@ def measure(
     if baseline is None and not isinstance(first, Subject):
         baseline = teacher_of(first)
         log.info("baseline: %s", baseline or "none given, none recorded that is still there (--baseline names one)")
+    aims = Aims(wanted(only, more), schedule, examples, seed, energy_seconds, region)
     found = _data(data, text, pair, label, seed)
     split, part = _split(found)
     with _threads(threads) as count:
@@ -92,8 +100,7 @@ def measure(
             split,
             task,
             baseline=baseline is not None,
-            schedule=schedule,
-            examples=examples,
+            aims=aims,
             progress=progress,
         )
     report = {
@@ -132,7 +139,8 @@ def compare(
     """
     ready = opened([(one.name, lambda one=one: one) for one in (baseline, compressed)])  # type: ignore[misc]
     split = _split(data)[0]
-    two = sides(ready, split, task, baseline=True, schedule=schedule, examples=examples, progress=progress)
+    aims = Aims(schedule=schedule, examples=examples)
+    two = sides(ready, split, task, baseline=True, aims=aims, progress=progress)
     return two[0], two[1]
 
 
@@ -154,7 +162,7 @@ def side(
     place = None if folder is None else Path(folder)
     subject = Subject(str(folder or predictor.name), predictor, model, counted or predictor, place)
     ready = opened([(subject.name, lambda: subject)])
-    return sides(ready, _split(data)[0], task, baseline=False, schedule=schedule, examples=examples)[0]
+    return sides(ready, _split(data)[0], task, baseline=False, aims=Aims(schedule=schedule, examples=examples))[0]
 
 
 def _opening(source: Source, engine: str, threads: int) -> tuple[str, Opening]:

@@ -3,10 +3,13 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .subject import Predictor, Subject
-from .time import Clock, Schedule, faster, speeds
+from . import aspects as aspect
+from .aspects import ANSWERS, Aims
+from .subject import Subject
+from .time import Clock, faster, speeds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +39,7 @@ FIGURES = (
     "cpu",
     "timed",
 )
-COMPARED = ("label_loyalty", "probability_loyalty", "faster")
+COMPARED = ("label_loyalty", "probability_loyalty", "faster", "fidelity", "churn", "slices")
 LOYALTY_BASE = 2
 
 
@@ -61,8 +64,7 @@ def sides(
     task: "Task",
     *,
     baseline: bool,
-    schedule: Schedule,
-    examples: int,
+    aims: Aims,
     clock: Clock = Clock(),
     progress: Progress | None = None,
 ) -> list[Side]:
@@ -70,32 +72,94 @@ def sides(
 
     A figure that could not be had stays None, and the side's "errors" says why under that figure's name.
     """
-    steps = 2 * len(found) + 1
+    aspects = aims.aspects
+    slow = [name for name in ("speed", "robustness", "energy", "reasons", "cold") if name in aspects]
+    steps, done = 2 * len(found) + len(slow), iter(range(1000))
 
-    def tell(what: str, step: int) -> None:
+    def tell(what: str) -> None:
         if progress is not None:
-            progress(what, step / steps)
+            progress(what, next(done) / steps)
 
     logits: list[Logits | None] = []
-    for i, (one, subject) in enumerate(found):
-        tell(f"quality of {one['model']}", 2 * i)
-        logits.append(None if subject is None else _answers(one, subject, split, task))
-        tell(f"size and multiply-accumulates of {one['model']}", 2 * i + 1)
+    for one, subject in found:
+        tell(f"quality of {one['model']}")
+        asked = subject is not None and aspects & ANSWERS
+        logits.append(_answers(one, subject, split, task, aspects) if subject is not None and asked else None)
+        tell(f"size and multiply-accumulates of {one['model']}")
         if subject is not None:
-            _sizes(one, subject, split, examples)
-    tell("speed, all taking turns", steps - 1)
-    alive = {str(i): subject.predictor for i, (_, subject) in enumerate(found) if subject is not None}
-    times = speeds(alive, split.texts, split.pairs, schedule, clock)
-    for name, speed in times.items():
-        found[int(name)][0].update(speed.summary())
-        found[int(name)][0]["errors"].update(speed.failed)
+            one["engine"] = subject.predictor.name
+            _sizes(one, subject, split, aims)
+    if "speed" in aspects:
+        tell("speed, all taking turns")
+        _speed(found, split, aims, clock, baseline)
     for i, (one, _) in enumerate(found[1:], 1) if baseline else ():
-        one |= dict.fromkeys((*COMPARED, "loyalty_base"))
-        _compared(one, logits[0], logits[i], task)
-        if "0" in times and str(i) in times:
-            one["faster"] = faster(times["0"], times[str(i)])
-    tell("measured", steps)
+        one |= {name: one.get(name) for name in (*COMPARED, "loyalty_base")}
+        _compared(one, logits[0], logits[i], split, task, aspects)
+    extra = (("robustness", _robustness), ("energy", _energy), ("reasons", _reasons), ("cold", _cold))
+    for name, measured in extra:
+        if name in aspects:
+            tell(f"{name}, one after another")
+            measured(found, split, task, aims, baseline)
+    if progress is not None:
+        progress("measured", 1.0)
     return [one for one, _ in found]
+
+
+def _speed(found: Sequence[Opened], split: "Split", aims: Aims, clock: Clock, baseline: bool) -> None:
+    alive = {str(i): subject.predictor for i, (_, subject) in enumerate(found) if subject is not None}
+    times = speeds(alive, split.texts, split.pairs, aims.schedule, clock)
+    for name, speed in times.items():
+        one = found[int(name)][0]
+        one.update(speed.summary())
+        one["errors"].update(speed.failed)
+        if baseline and name != "0":
+            one["faster"] = faster(times["0"], speed) if "0" in times else None
+
+
+def _robustness(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
+    """Of each artefact beside the baseline, on the same disturbed texts."""
+    base = found[0][1] if baseline else None
+    for one, subject in found[int(baseline) :]:
+        if subject is None:
+            continue
+        ours = aspect.Ordered(subject.predictor, task)
+        theirs = None if base is None else aspect.Ordered(base.predictor, task)
+        both = _attempt(one, "robustness", partial(aspect.robustness, theirs, ours, split, aims.examples, aims.seed))
+        if both is not None:
+            one["robustness"], of_base = both
+            if of_base is not None:
+                found[0][0]["robustness"] = of_base
+
+
+def _energy(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
+    for one, subject in found:
+        if subject is not None:
+            work = partial(aspect.energy, subject.predictor, split, aims.schedule, aims.seconds, aims.region)
+            one["energy"] = _attempt(one, "energy", work)
+
+
+def _reasons(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
+    teacher = found[0][1] if baseline else None
+    for one, subject in found[1:] if teacher is not None else ():
+        if subject is not None and teacher is not None:
+            one["reasons"] = _attempt(one, "reasons", partial(aspect.reasons, teacher, subject, split, aims.examples))
+
+
+def _cold(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
+    """Of all sides that lie in a folder, taking turns."""
+    from .cold import cold
+
+    places = {
+        str(i): (subject.folder, "eager" if "eager" in subject.predictor.name else subject.predictor.name)
+        for i, (_, subject) in enumerate(found)
+        if subject is not None and subject.folder is not None
+    }
+    for name, result in cold(places, split.texts[0]).items():
+        one = found[int(name)][0]
+        if isinstance(result, str):
+            one["errors"]["cold"] = result
+        else:
+            one["cold"] = asdict(result)
 
 
 def _attempt(one: Side, what: str, action: Callable[[], Got], failures: list[Exception] | None = None) -> Got | None:
@@ -111,48 +175,27 @@ def _attempt(one: Side, what: str, action: Callable[[], Got], failures: list[Exc
         return None
 
 
-def _answers(one: Side, subject: Subject, split: "Split", task: "Task") -> "Logits | None":
+def _answers(one: Side, subject: Subject, split: "Split", task: "Task", aspects: frozenset[str]) -> "Logits | None":
     """(n, classes) logits in the order of the task's labels; their quality goes into the side."""
     from .quality import quality
 
-    one["engine"] = subject.predictor.name
-    logits = _attempt(one, "quality", lambda: aligned(subject.predictor, split, task))
-    if logits is not None:
-        answers = logits
+    logits = _attempt(one, "quality", lambda: aspect.aligned(subject.predictor, task, split.texts, split.pairs))
+    if logits is None:
+        return None
+    answers = logits
+    if "quality" in aspects:
         score = _attempt(one, "quality", lambda: quality(task, answers, split.labels))
         one["quality"] = None if score is None else asdict(score)
+    if "calibration" in aspects and split.labels is not None and getattr(task, "labels", None) is not None:
+        one["calibration"] = _attempt(one, "calibration", lambda: aspect.calibration(answers, split.labels))
     return logits
 
 
-def aligned(predictor: Predictor, split: "Split", task: "Task") -> "Logits":
-    """The predictor's logits, (n, labels), with the columns in the order of the task's labels.
-
-    A side whose classes have no names (LABEL_0, ...) is taken at its order.
-    Raises ValueError when the model answers with other classes than the task asks for.
-    """
-    import numpy as np
-
-    from gossamer.labels import translation
-
-    wanted, has = getattr(task, "labels", None), predictor.labels
-    logits = np.asarray(predictor.logits(split.texts, split.pairs))
-    width = 1 if wanted is None else len(wanted)
-    if logits.ndim != 2 or logits.shape != (len(split.texts), width):
-        raise ValueError(
-            f"answers of shape {logits.shape}, expected ({len(split.texts)}, {width}): "
-            "a model is measured on data that has the labels it was trained for"
-        )
-    if wanted is None or has is None or has == wanted:
-        return logits
-    if all(label == f"LABEL_{i}" for i, label in enumerate(wanted)):
-        return logits
-    return logits[:, [int(i) for i in translation(wanted, has, "the task")]]
-
-
-def _sizes(one: Side, subject: Subject, split: "Split", examples: int) -> None:
+def _sizes(one: Side, subject: Subject, split: "Split", aims: Aims) -> None:
     from . import size
 
-    model, counted, folder = subject.model, subject.counted, subject.folder
+    counted = subject.counted if "macs" in aims.aspects else None
+    model, folder = (subject.model, subject.folder) if "size" in aims.aspects else (None, None)
     if model is not None:
         one["parameters"] = _attempt(one, "parameters", lambda: size.parameters(model))
     if folder is not None:
@@ -165,19 +208,30 @@ def _sizes(one: Side, subject: Subject, split: "Split", examples: int) -> None:
         def average() -> int:
             from . import macs
 
-            return round(macs.average(counted, split.texts, split.pairs, examples))
+            return round(macs.average(counted, split.texts, split.pairs, aims.examples))
 
         one["macs"] = _attempt(one, "macs", average)
 
 
-def _compared(one: Side, teacher: "Logits | None", student: "Logits | None", task: "Task") -> None:
-    """Loyalty to the baseline; of classes, for a regression has none."""
+def _compared(
+    one: Side, teacher: "Logits | None", student: "Logits | None", split: "Split", task: "Task", aspects: frozenset[str]
+) -> None:
+    """What the answers say beside the baseline's; of classes, for a regression has none."""
     from .loyalty import label_loyalty, probability_loyalty
 
-    if teacher is None or student is None or getattr(task, "labels", None) is None:
+    names = getattr(task, "labels", None)
+    if teacher is None or student is None or names is None:
         return
-    one["loyalty_base"] = LOYALTY_BASE
-    one["label_loyalty"] = _attempt(one, "label_loyalty", lambda: label_loyalty(teacher, student))
-    one["probability_loyalty"] = _attempt(
-        one, "probability_loyalty", lambda: probability_loyalty(teacher, student, LOYALTY_BASE)
-    )
+    base, ours = teacher, student
+    figures: dict[str, tuple[str, Callable[[], Any]]] = {
+        "label_loyalty": ("loyalty", lambda: label_loyalty(base, ours)),
+        "probability_loyalty": ("loyalty", lambda: probability_loyalty(base, ours, LOYALTY_BASE)),
+        "fidelity": ("fidelity", lambda: aspect.fidelity(base, ours)),
+        "churn": ("churn", lambda: aspect.churn(base, ours, split.labels)),
+        "slices": ("slices", lambda: aspect.slices(base, ours, split, names)),
+        "worst": ("worst", lambda: aspect.worst(base, ours, split, names)),
+    }
+    one["loyalty_base"] = LOYALTY_BASE if "loyalty" in aspects else None
+    for figure, (which, measured) in figures.items():
+        if which in aspects:
+            one[figure] = _attempt(one, figure, measured)

@@ -83,12 +83,17 @@ class Speed:
             "latency_ms": self._latency("wall"),
             "throughput_per_s": self._per_second("wall"),
             "cpu": {"latency_ms": self._latency("cpu"), "throughput_per_s": self._per_second("cpu")},
-            "timed": {"singles": len(self.singles), "passes": len(self.passes)},
+            "timed": {"singles": len(self.singles), "passes": len(self.passes), "latency_quantiles_ms": self._spread()},
         }
 
     def _latency(self, kind: str) -> dict[str, float] | None:
         laps = [1e3 * getattr(lap, kind) for lap in self.singles]
         return {"p50": quantile(laps, 50), "p99": quantile(laps, 99)} if laps else None
+
+    def _spread(self) -> list[float]:
+        """The fastest, every twentieth part and the slowest of the single texts, on the wall clock."""
+        laps = [1e3 * lap.wall for lap in self.singles]
+        return [quantile(laps, 5 * i) for i in range(21)] if laps else []
 
     def _per_second(self, kind: str) -> float | None:
         laps = [getattr(lap, kind) for lap in self.passes]

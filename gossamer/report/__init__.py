@@ -59,6 +59,14 @@ def rows(report: Report) -> list[Row]:
         row(f"texts per second at batch {batch}", _throughput, lambda b, s: _gain(s, "throughput")),
         row("label loyalty", lambda s: _share(s.get("label_loyalty")), lambda b, s: ""),
         row("probability loyalty", lambda s: _share(s.get("probability_loyalty")), lambda b, s: ""),
+        row("predictive KL from the baseline, nats", _inside("fidelity", "teacher_student"), lambda b, s: ""),
+        row("calibration error (ECE)", _inside("calibration", "ece"), lambda b, s: ""),
+        row("changed answers", _changed, lambda b, s: ""),
+        row("accuracy under disturbances", _robust, _robuster),
+        row("energy of 1,000 texts", _energy, lambda b, s: _less_inside(b, s, "energy", "joules_per_text", "less")),
+        row("cold start to the first answer", _cold, lambda b, s: _less_inside(b, s, "cold", "seconds", "faster")),
+        row("peak memory", _peak, lambda b, s: _less_inside(b, s, "cold", "peak_bytes", "less")),
+        row("attributions alike (rank correlation)", _inside("reasons", "correlation"), lambda b, s: ""),
     ]
     return [one for one in found if any(cell != NOTHING for cell in one.cells)]
 
@@ -166,8 +174,48 @@ def _share(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
+def _inside(aspect: str, figure: str) -> Callable[[Side], str]:
+    return lambda one: _share((one.get(aspect) or {}).get(figure))
+
+
+def _changed(one: Side) -> str:
+    found = one.get("churn")
+    if not found:
+        return NOTHING
+    test = found.get("test")
+    return f"{100 * found['changed']:.1f} %" + (f" (McNemar p = {test['p']:.2g})" if test else "")
+
+
+def _robust(one: Side) -> str:
+    found = one.get("robustness")
+    return f"{100 * found['accuracy']:.1f} %" if found else NOTHING
+
+
+def _robuster(base: Side, one: Side) -> str:
+    before, after = base.get("robustness"), one.get("robustness")
+    return f"{100 * (after['accuracy'] - before['accuracy']):+.1f} points" if before and after else NOTHING
+
+
+def _energy(one: Side) -> str:
+    found = one.get("energy")
+    return f"{short(1000 * found['joules_per_text'], 'J')}{', estimated' * found['estimated']}" if found else NOTHING
+
+
+def _cold(one: Side) -> str:
+    return f"{digits(one['cold']['seconds'])} s" if one.get("cold") else NOTHING
+
+
+def _peak(one: Side) -> str:
+    return short(one["cold"]["peak_bytes"], "B") if one.get("cold") else NOTHING
+
+
+def _less_inside(base: Side, one: Side, aspect: str, figure: str, better: str) -> str:
+    before, after = ((s.get(aspect) or {}).get(figure) for s in (base, one))
+    return _times(before / after, better) if before and after else NOTHING
+
+
 def _times(ratio: float, better: str) -> str:
-    opposite = {"fewer": "more", "smaller": "larger", "faster": "slower"}
+    opposite = {"fewer": "more", "smaller": "larger", "faster": "slower", "less": "more"}
     if 0.995 <= ratio < 1.005:
         return SAME
     return f"{digits(ratio)}x {better}" if ratio > 1 else f"{digits(1 / ratio)}x {opposite[better]}"

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import Report, rows, verdict
+from . import Report, digits, rows, verdict
 
 # Products of bytes with signs and bytes without overflow on x86 processors without VNNI; gossamer sets this by itself.
 BARE = (
@@ -104,8 +104,54 @@ def how(report: Report) -> list[str]:
         + (f" On process CPU time the ratios are {' and '.join(cpu)}." if cpu else ""),
         f"**Loyalty**: the share of equal labels, and the mean of 1 - sqrt(JSD) to base {base} "
         "(Xu et al., EMNLP 2021), both against the baseline's answers.",
+        *_asked(report),
         f"**Machine**: {hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores. {versions}.",
     ]
+    return lines
+
+
+def _asked(report: Report) -> list[str]:
+    """How what is not in every report came about."""
+    sides = [one for one in (report.get("baseline"), report["compressed"], *report.get("others", [])) if one]
+
+    def first(name: str) -> Any:
+        return next((one[name] for one in sides if one.get(name)), None)
+
+    lines = list[str]()
+    if found := first("calibration"):
+        lines.append(f"**Calibration**: {len(found['bins'])} bins of equal width (Guo et al., ICML 2017).")
+    if first("churn"):
+        lines.append("**Changed answers**: against the baseline's; p is McNemar's, exact for few flips.")
+    if first("slices"):
+        lines.append(
+            "**Slices**: thirds by length in words, by rarity of words (mean -log2 of their frequency in these texts), "
+            "by difficulty (1 - the baseline's largest probability), and by label."
+        )
+    if found := next((one["robustness"] for one in sides if (one.get("robustness") or {}).get("disturbances")), None):
+        names = ", ".join(one["name"] for one in found["disturbances"])
+        lines.append(
+            f"**Disturbances**: {names}; {found['examples']} texts, seed {found['seed']}, the same for all sides; "
+            "the mean is over those that keep the meaning."
+        )
+    for one in sides:
+        if found := one.get("energy"):
+            parts = "; ".join(f"{p['source']} by {p['tier']} ({p['note']})" for p in found["parts"])
+            carbon = found["co2_per_million"]
+            lines.append(
+                f"**Energy of {Path(str(one['model'])).name}**: {found['runs']} passes in {found['seconds']:.0f} s; "
+                f"{parts}; PUE {found['pue']:g}. {digits(carbon['grams'])} g CO2 for a million texts at "
+                f"{carbon['grams_per_kwh']:g} g/kWh ({carbon['region']})."
+            )
+    if found := first("cold"):
+        lines.append(
+            f"**Cold start**: from the start of a fresh process to its first answer, and its peak of resident memory; "
+            f"medians of {found['runs']}, files already read once."
+        )
+    if found := first("reasons"):
+        lines.append(
+            f"**Attributions**: input times gradient of the baseline's answer, {found['texts']} texts; top "
+            f"{found['top']} tokens shared: {100 * found['overlap']:.0f} %."
+        )
     return lines
 
 

@@ -139,6 +139,7 @@ def render(report: Report) -> str:
         spread=spread(sides, names, bool(base)),
         damage=[(names[i + bool(base)], bars(one)) for i, one in enumerate(artefacts) if one.get("slices")],
         worst=[(names[i + bool(base)], one["worst"]) for i, one in enumerate(artefacts) if one.get("worst")],
+        robust=[(names[i + bool(base)], one["robustness"]) for i, one in enumerate(artefacts) if one.get("robustness")],
         how=[_split(line) for line in how(report)],
         nothing=NOTHING,
     )

@@ -83,6 +83,53 @@ def test_it_says_what_the_table_says_and_escapes_what_users_wrote(full: dict[str
     assert text.count("<svg") == 2 and "by label" in text and "n = 500" in text
 
 
+def test_what_was_asked_for_is_shown_and_told(full: dict[str, Any]) -> None:
+    effect = {"accuracy": 0.77, "drop": 0.04, "flip_rate": 0.061}
+    row = {
+        "name": "typos",
+        "rate": 0.1,
+        "preserving": True,
+        "changed": 0.93,
+        "compressed": effect,
+        "baseline": effect | {"accuracy": 0.795},
+        "relative": 1.4,
+        "reason": None,
+    }
+    negation = row | {
+        "name": "negation",
+        "preserving": False,
+        "baseline": None,
+        "compressed": {"accuracy": None, "drop": None, "flip_rate": 0.4},
+    }
+    part = {"source": "cpu", "tier": "estimate", "joules": 3.0, "estimated": True, "note": "15 W a core"}
+    carbon = {"grams": 12.0, "kwh": 0.03, "pue": 1.0, "grams_per_kwh": 475.0, "region": "world", "year": 2018}
+    energy = {
+        "joules_per_text": 0.012,
+        "estimated": True,
+        "runs": 9,
+        "seconds": 30.2,
+        "parts": [part],
+        "pue": 1.0,
+        "co2_per_million": carbon,
+    }
+    full["compressed"] |= {
+        "robustness": {"examples": 200, "seed": 0, "accuracy": 0.77, "clean": 0.81, "disturbances": [row, negation]},
+        "energy": energy, "calibration": {"ece": 0.031, "bins": [{}] * 10},
+        "churn": {"changed": 0.069, "test": {"p": 0.44}}, "fidelity": {"teacher_student": 0.052},
+        "cold": {"seconds": 1.2, "peak_bytes": 90_000_000, "runs": 3},
+        "reasons": {"correlation": 0.83, "overlap": 0.7, "top": 3, "texts": 190},
+    }  # fmt: skip
+    full["baseline"] |= {"energy": energy | {"joules_per_text": 0.12}, "robustness": {"accuracy": 0.795, "clean": 0.81}}
+    text = page.render(full)
+    for said in (
+        "Under disturbed texts", "79.5 %", "77.0 %", "6.1 %", "(the answer should change)", "40.0 %", "-2.5 points",
+        "12 J, estimated", "10.0x less", "6.9 % (McNemar p = 0.44)", "0.031", "0.052", "0.830",
+        "estimate (15 W a core)", "12.0 g CO2 for a million texts at 475 g/kWh (world)", "typos, negation; 200 texts, seed 0",
+        "70 %", "1.20 s", "90.0 MB",
+    ):  # fmt: skip
+        assert said in text, said
+
+
 def test_a_poor_report_still_has_a_page(report: dict[str, Any]) -> None:
     report["baseline"] = None
     report["compressed"] |= {"quality": None, "latency_ms": None, "errors": {"quality": "ValueError: nan"}}

@@ -1,0 +1,214 @@
+"""What can be measured of a model, by name, and how the answers to the test texts become figures.
+
+`ALWAYS` is measured unless `only` names less; `ASKED` costs more, or shows more of the data, and is named in `more`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .sample import chosen, spread
+from .subject import Answers, Predictor, Subject
+from .time import Schedule
+
+if TYPE_CHECKING:
+    from gossamer.data import Split
+    from gossamer.task import Task
+
+ALWAYS = ("quality", "size", "macs", "speed", "loyalty", "fidelity", "calibration", "churn", "slices")
+ASKED = ("worst", "robustness", "energy", "reasons", "cold")
+ANSWERS = frozenset({"quality", "calibration", "loyalty", "fidelity", "churn", "slices", "worst"})  # read off logits
+LONGEST = 300  # characters of a text that a report repeats
+
+Figures = dict[str, Any]
+
+
+def wanted(only: Sequence[str] | None = None, more: Sequence[str] = ()) -> frozenset[str]:
+    """The aspects to measure: those of `only`, or all of ALWAYS, and those of `more`.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+    names = [*(ALWAYS if only is None else only), *more]
+    for name in names:
+        if name not in (*ALWAYS, *ASKED):
+            raise ValueError(f"cannot measure {name!r}; expected one or more of {', '.join((*ALWAYS, *ASKED))}")
+    return frozenset(names)
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What to measure, and how much of it.
+
+    aspects: of ALWAYS and ASKED.  schedule: what to time.  examples: texts that multiply-accumulates, disturbances and
+    attributions are averaged over.  seed: of the disturbances.  seconds: for the energy of each side.  region: where
+    the electricity comes from (gossamer.measure.carbon).
+    """
+
+    aspects: frozenset[str] = frozenset(ALWAYS)
+    schedule: Schedule = field(default_factory=Schedule)
+    examples: int = 200
+    seed: int = 0
+    seconds: float = 30.0
+    region: str = "world"
+
+
+class Ordered:
+    """A predictor whose classes stand in the order of the task's labels."""
+
+    def __init__(self, predictor: Predictor, task: "Task") -> None:
+        self.predictor, self.task = predictor, task
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32) -> Any:
+        """(n, classes) in the order of the texts."""
+        return aligned(self.predictor, self.task, texts, pairs, batch_size)
+
+
+def aligned(
+    predictor: Predictor, task: "Task", texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int = 32
+) -> "np.ndarray[Any, Any]":
+    """The predictor's logits, (n, labels), with the columns in the order of the task's labels.
+
+    A side whose classes have no names (LABEL_0, ...) is taken at its order.
+    Raises ValueError when the model answers with other classes than the task asks for.
+    """
+    from gossamer.labels import translation
+
+    named, has = getattr(task, "labels", None), predictor.labels
+    logits = np.asarray(predictor.logits(texts, pairs, batch_size=batch_size))
+    width = 1 if named is None else len(named)
+    if logits.ndim != 2 or logits.shape != (len(texts), width):
+        raise ValueError(
+            f"answers of shape {logits.shape}, expected ({len(texts)}, {width}): "
+            "a model is measured on data that has the labels it was trained for"
+        )
+    if named is None or has is None or has == named:
+        return logits
+    if all(label == f"LABEL_{i}" for i, label in enumerate(named)):
+        return logits
+    return logits[:, [int(i) for i in translation(named, has, "the task")]]
+
+
+def calibration(logits: Any, labels: Any) -> Figures:
+    """ECE, MCE and Brier score with the reliability table."""
+    from .calibration import calibration as measured
+
+    return _told(measured(logits, labels))
+
+
+def fidelity(teacher: Any, student: Any) -> Figures:
+    """Agreement and predictive KL both ways, in nats."""
+    from .fidelity import fidelity as measured
+
+    return _told(measured(teacher, student))
+
+
+def churn(teacher: Any, student: Any, labels: Any) -> Figures:
+    """What became of the answers, with McNemar's test."""
+    from .churn import churn as measured
+
+    return _told(measured(teacher, student, labels))
+
+
+def slices(teacher: Any, student: Any, split: "Split", names: Sequence[str] | None) -> list[Figures]:
+    """The damage to parts of the data."""
+    from .slices import slices as measured
+
+    return [_told(one) for one in measured(teacher, student, _read(split), split.labels, names)]
+
+
+def worst(teacher: Any, student: Any, split: "Split", names: Sequence[str] | None) -> list[Figures]:
+    """The worst examples with their texts, cut to LONGEST characters, and classes by name."""
+    from .slices import worst as measured
+
+    texts = _read(split)
+
+    def named(i: int | None) -> Any:
+        return i if names is None or i is None else names[i]
+
+    return [
+        _told(one)
+        | {
+            "text": texts[one.row][:LONGEST],
+            "label": named(one.label),
+            "was": named(one.was),
+            "answer": named(one.answer),
+        }
+        for one in measured(teacher, student, split.labels)
+    ]
+
+
+def robustness(
+    baseline: Answers | None, compressed: Answers, split: "Split", examples: int, seed: int
+) -> tuple[Figures, Figures | None]:
+    """What disturbances of the texts do: the artefact's figures, and the baseline's mean accuracy under them."""
+    from .robustness import robustness as measured
+
+    rows = spread(len(split.texts), min(examples, len(split.texts)))
+    texts, pairs = chosen(split.texts, split.pairs, rows)
+    labels = None if split.labels is None else [split.labels[i] for i in rows]
+    found = _told(measured(compressed, texts, labels, pairs=pairs, baseline=baseline, seed=seed))
+    kept = [one for one in found["disturbances"] if one["preserving"]]
+
+    def mean(side: str) -> float:
+        return float(np.mean([one[side]["accuracy"] for one in kept]))
+
+    base = None if baseline is None else {"accuracy": mean("baseline"), "clean": found["clean_baseline"]}
+    return found | {"accuracy": mean("compressed"), "clean": found["clean_compressed"]}, base
+
+
+def energy(predictor: Answers, split: "Split", schedule: Schedule, seconds: float, region: str) -> Figures:
+    """Joules of batches of texts, with the tiers that gave them, and grams of CO2 for a million texts."""
+    from .carbon import emissions
+    from .energy import JOULES_PER_KWH
+    from .energy import energy as measured
+
+    texts, pairs = chosen(split.texts, split.pairs, spread(len(split.texts), schedule.pool))
+    found = measured(lambda: predictor.logits(texts, pairs, batch_size=schedule.batch_size), seconds)
+    each = found.joules_per_run / len(texts)
+    carbon = emissions(1e6 * each / JOULES_PER_KWH, region)
+    return _told(found) | {"joules_per_text": each, "co2_per_million": _told(carbon)}
+
+
+def reasons(teacher: Subject, student: Subject, split: "Split", examples: int) -> Figures:
+    """How far the two agree on which tokens count; both must read the same tokens, and be there in torch.
+
+    Raises:
+        ValueError: one of them has no torch form, or they do not read alike.
+    """
+    import torch
+
+    from gossamer.engines.predictor import pad
+
+    from .attribution import reasons as measured
+
+    read, facts = (getattr(student.counted, name, None) for name in ("read", "facts"))
+    if teacher.model is None or student.model is None or read is None or facts is None:
+        raise ValueError("attributions need both models in torch; install gossamer[compress], and measure an artefact")
+    vocabularies = [m.get_input_embeddings().num_embeddings for m in (teacher.model, student.model)]  # type: ignore[operator]
+    if vocabularies[0] != vocabularies[1]:
+        raise ValueError(f"the models read {vocabularies[0]} and {vocabularies[1]} kinds of tokens, expected the same")
+    rows = spread(len(split.texts), min(examples, len(split.texts)))
+    texts, pairs = chosen(split.texts, split.pairs, rows)
+    found = sorted(read(texts, pairs), key=lambda one: -len(one.ids))
+    batches = [
+        {key: torch.from_numpy(value) for key, value in pad(found[at : at + 32], facts).items()}
+        for at in range(0, len(found), 32)
+    ]
+    [empty] = read([""], None)
+    return _told(measured(teacher.model, student.model, batches, special=tuple(empty.ids)))
+
+
+def _told(found: Any) -> Figures:
+    """A dataclass as a report holds it: of dicts, lists, numbers and words."""
+    return dict(json.loads(json.dumps(asdict(found))))
+
+
+def _read(split: "Split") -> list[str]:
+    """What stands to be read of each example: its text, or both."""
+    if split.pairs is None:
+        return list(split.texts)
+    return [f"{text} / {pair}" for text, pair in zip(split.texts, split.pairs, strict=True)]

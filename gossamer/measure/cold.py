@@ -1,0 +1,83 @@
+"""From nothing to the first answer: how long a fresh process takes, and the most memory that it ever held.
+
+What a serverless function or a command-line tool waits for: the interpreter, imports, reading the weights, the first
+text.  The operating system has read the files before, so a disk is not measured.  Each run is a process of its own; the
+sides take turns, and the median counts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+RUNS = 3
+
+CHILD = """
+import json, resource, sys, time
+folder, engine, text = sys.argv[1:4]
+if engine == "eager":
+    from gossamer.measure.eager import eager
+    answer = eager(folder).logits
+else:
+    from gossamer.engines import load
+    answer = load(folder, engine=engine).logits
+answer([text])
+answered = time.time()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"answered": answered, "peak": peak}))
+"""
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Medians: seconds from the start of a process to its first answer, peak_bytes of resident memory."""
+
+    seconds: float
+    peak_bytes: int
+    runs: int
+
+
+def cold(sides: Mapping[str, tuple[Path, str]], text: str, runs: int = RUNS) -> dict[str, Cold | str]:
+    """The cold start of each side, taking turns; where it failed, why.
+
+    sides: by name the folder and the engine, "eager" for transformers as it comes.  text: what is asked first.
+    """
+    laps: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
+    failed: dict[str, str] = {}
+    for turn in range(runs + 1):  # the first turn brings the files into memory and does not count
+        for name, (folder, engine) in sides.items():
+            if name in failed:
+                continue
+            try:
+                lap = once(folder, engine, text)
+            except (OSError, ValueError) as error:
+                failed[name] = str(error)
+                continue
+            laps[name] += [lap] if turn else []
+    return {name: failed[name] if name in failed else _median(laps[name]) for name in sides}
+
+
+def once(folder: Path, engine: str, text: str) -> tuple[float, int]:
+    """Seconds to the first answer of a fresh process, and its peak of resident memory in bytes.
+
+    Raises:
+        ValueError: the process failed; with its last words.
+    """
+    began = time.time()
+    command = [sys.executable, "-c", CHILD, str(folder), engine, text]
+    place = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": place})
+    if done.returncode != 0:
+        raise ValueError(f"a fresh process could not answer: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return float(told["answered"]) - began, int(told["peak"])
+
+
+def _median(laps: Sequence[tuple[float, int]]) -> Cold:
+    seconds, peaks = zip(*laps, strict=True)
+    return Cold(float(median(seconds)), int(median(peaks)), len(laps))

@@ -1,0 +1,102 @@
+"""What can be measured, by name: all that is wanted and no more, and one failure costs nothing else."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer.data import Data, Split
+from gossamer.measure import measure
+from gossamer.measure.aspects import ALWAYS, ASKED, LONGEST, wanted
+from gossamer.measure.subject import Subject
+from gossamer.measure.time import Schedule
+
+TEXTS = tuple(f"{'good' if i % 2 else 'bad'} film number {i} with some words" for i in range(20))
+DATA = Data("films", None, None, Split(TEXTS, None, tuple(i % 2 for i in range(20))), ("bad", "good"))
+QUICK = Schedule(singles=4, pool=4, rounds=1, burst=2, warmup=1)
+
+
+class Words:
+    """Answers by a word; wrong on texts that hold another."""
+
+    labels = ("bad", "good")
+
+    def __init__(self, name: str, weak: str = "") -> None:
+        self.name, self.weak = name, weak
+
+    def logits(self, texts: Any, pairs: Any = None, batch_size: int = 32) -> Any:
+        good = np.array([("good" in t) != bool(self.weak and self.weak in t) for t in texts])
+        return np.where(good[:, None], [[-2.0, 2.0]], [[2.0, -2.0]])
+
+
+def run(**more: Any) -> dict[str, Any]:
+    base, small = Subject("t", Words("truth")), Subject("s", Words("weak", "number 1"))
+    return measure(small, data=DATA, baseline=base, schedule=QUICK, examples=10, **more)
+
+
+def test_all_that_needs_no_asking() -> None:
+    one = run()["compressed"]
+    assert one["quality"]["value"] == pytest.approx(1 - 11 / 20) and one["calibration"]["ece"] > 0
+    assert one["fidelity"]["agreement"] == one["label_loyalty"] == pytest.approx(9 / 20)
+    assert one["churn"]["bad"] == 11 and one["churn"]["good"] == 0 and one["churn"]["test"]["p"] < 0.01
+    assert {s["by"] for s in one["slices"]} == {"label", "length", "rarity of words", "difficulty"}
+    assert not {"worst", "robustness", "energy", "reasons"} & {k for k, v in one.items() if v}
+    assert one["errors"] == {}
+
+
+@pytest.mark.parametrize("aspect", ALWAYS)
+def test_only_one_thing_is_measured(aspect: str) -> None:
+    found = run(only=[aspect])["compressed"]
+    figures = {
+        "quality": {"quality"}, "size": set(), "macs": set(), "loyalty": {"label_loyalty", "probability_loyalty"},
+        "speed": {"latency_ms", "throughput_per_s", "cpu", "timed", "faster"}, "fidelity": {"fidelity"},
+        "calibration": {"calibration"}, "churn": {"churn"}, "slices": {"slices"},
+    }  # fmt: skip
+    assert {k for k, v in found.items() if v} - {"model", "engine", "loyalty_base"} == figures[aspect]
+
+
+def test_the_worst_are_shown_with_their_words_but_not_all_of_them() -> None:
+    worst = run(only=[], more=["worst"])["compressed"]["worst"]
+    assert len(worst) == 10 and all("number 1" in w["text"] and len(w["text"]) <= LONGEST for w in worst)
+    assert worst[0]["was"] == worst[0]["label"] != worst[0]["answer"] and worst[0]["label"] in ("bad", "good")
+
+
+def test_disturbances_are_the_same_for_both() -> None:
+    report = run(only=[], more=["robustness"], seed=3)
+    base, one = report["baseline"]["robustness"], report["compressed"]["robustness"]
+    assert one["examples"] == 10 and one["seed"] == 3 and 0 <= one["accuracy"] <= 1 and base["clean"] == 1
+    assert base["accuracy"] == pytest.approx(
+        np.mean([d["baseline"]["accuracy"] for d in one["disturbances"] if d["preserving"]])
+    )
+    assert run(only=[], more=["robustness"], seed=3)["compressed"] == report["compressed"]
+
+
+def test_energy_says_how_it_was_had() -> None:
+    report = run(only=[], more=["energy"], energy_seconds=0.05, region="FR")
+    for one in (report["baseline"], report["compressed"]):
+        found = one["energy"]
+        assert found["joules_per_text"] == pytest.approx(found["joules_per_run"] / 4) and found["runs"] >= 1
+        assert all(part["tier"] and part["note"] for part in found["parts"])
+        assert found["co2_per_million"]["grams"] >= 0
+
+
+def test_what_cannot_be_had_costs_nothing_else() -> None:
+    report = run(only=["quality"], more=["reasons", "energy"], region="Atlantis", energy_seconds=0.01)
+    one = report["compressed"]
+    assert "attributions need both models in torch" in one["errors"]["reasons"]
+    assert "Atlantis" in one["errors"]["energy"] and one["quality"]["value"] == pytest.approx(0.45)
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_names_that_are_none() -> None:
+    assert wanted(["speed"], ["energy"]) == {"speed", "energy"} and wanted() == set(ALWAYS)
+    with pytest.raises(ValueError, match=r"cannot measure 'taste'; expected one or more of quality, .*reasons"):
+        run(only=["taste"])
+    assert not set(ALWAYS) & set(ASKED)
+
+
+def test_two_torch_models_agree_with_themselves(plain_folder: Any) -> None:
+    report = measure(plain_folder, data=DATA, baseline=plain_folder, only=[], more=["reasons"], examples=6)
+    assert report["compressed"]["errors"] == {}
+    assert report["compressed"]["reasons"]["correlation"] == pytest.approx(1)

@@ -1,0 +1,44 @@
+"""Cold starts: real processes, the right folder and engine, and words for those that fail."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gossamer.measure import cold as module
+from gossamer.measure.cold import Cold, cold, once
+
+
+def test_sides_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def fake(folder: Path, engine: str, text: str) -> tuple[float, int]:
+        seen.append(folder.name)
+        return (100.0, 1) if len(seen) <= 2 else (len(seen), 10 * len(seen))
+
+    monkeypatch.setattr(module, "once", fake)
+    found = cold({"a": (Path("one"), "eager"), "b": (Path("two"), "torch")}, "hello", runs=3)
+    assert seen == ["one", "two"] * 4
+    assert found == {"a": Cold(5.0, 50, 3), "b": Cold(6.0, 60, 3)}
+
+
+def test_one_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(folder: Path, engine: str, text: str) -> tuple[float, int]:
+        if folder.name == "broken":
+            raise ValueError("no weights")
+        return 1.0, 2
+
+    monkeypatch.setattr(module, "once", fake)
+    found: dict[str, Any] = cold({"bad": (Path("broken"), "torch"), "good": (Path("fine"), "torch")}, "x")
+    assert found == {"bad": "no weights", "good": Cold(1.0, 2, 3)}
+
+
+@pytest.mark.slow
+def test_a_real_process_answers(plain_folder: Path) -> None:
+    seconds, peak = once(plain_folder, "eager", "a b c")
+    assert 0 < seconds < 120 and 50e6 < peak < 5e9
+
+
+def test_its_last_words_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a fresh process could not answer: FileNotFoundError|could not answer: \w+"):
+        once(tmp_path, "onnxruntime", "a")
