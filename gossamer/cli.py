@@ -1,4 +1,4 @@
-"""The command line: `gossamer demo`, `compress`, `measure`, `check`, `predict`, `methods`, `env`.
+"""The command line: `gossamer demo`, `compress`, `measure`, `benchmark`, `check` and others.
 
 Each command is the Python function of the same name with files and a table around it; how it speaks is in `terminal`.
 What is heavy is imported inside the commands, so that `--help` answers at once.
@@ -176,6 +176,41 @@ def measure(
             page.write(render(report))
     if file != "-":
         show(report)
+
+
+@app.command(cls=Spoken)
+def benchmark(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as glue/SST-2, elue/MRPC, clinc150, squad.")],
+    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="Folder; for squad and efficientqa predictions.")],
+    data: Annotated[str, typer.Option(metavar="FOLDER", help="The benchmark's official files.")],
+    part: Annotated[str | None, typer.Option(help="dev or test; default: what has labels.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="A,B", help="What the model calls the task's classes.")] = None,
+    submission: Annotated[str | None, typer.Option(metavar="DIR", help="Write the official file for the test.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Score an artefact on a benchmark's official files, with the official metrics; write the official submission."""
+    from gossamer.benchmarks.run import benchmark as run
+
+    with progress() as bar:
+        found = run(
+            name,
+            artefact,
+            data=data,
+            part=part,
+            labels=None if labels is None else labels.split(","),
+            submission=submission,
+            replace=force,
+            progress=bar,
+        )
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found['benchmark']}, {found['examples']} examples of {found['part']}")
+    for metric, value in (found["scores"] or {}).items():
+        print(f"  {metric}: {value:.4f}" if isinstance(value, float) else f"  {metric}: {value}")
+    if found["submission"]:
+        print(f"submission: {found['submission']}")
 
 
 @app.command(cls=Spoken)

@@ -220,6 +220,24 @@ def test_check_says_a_line_per_criterion_and_its_exit_code_the_rest(fake: Fake) 
     assert run(*given).exit_code == 0
 
 
+def test_benchmark(fake: Fake) -> None:
+    seen: list[Any] = []
+    found = {
+        "benchmark": "glue/SST-2",
+        "part": "dev",
+        "examples": 4,
+        "scores": {"accuracy": 0.75},
+        "submission": "s/SST-2.tsv",
+    }
+    fake("benchmarks.run", benchmark=lambda *args, **words: seen.append((args, words)) or found)
+    given = ["benchmark", "glue/SST-2", "small", "--data", "g", "--labels", "neg,pos", "--submission", "s", "--force"]
+    done = run(*given)
+    assert done.stdout == "glue/SST-2, 4 examples of dev\n  accuracy: 0.7500\nsubmission: s/SST-2.tsv\n"
+    words = dict(data="g", part=None, labels=["neg", "pos"], submission="s", replace=True, progress=None)
+    assert seen.pop() == (("glue/SST-2", "small"), words)
+    assert json.loads(run(*given, "--json").stdout) == found
+
+
 def test_demo(fake: Fake, tmp_path: Path) -> None:
     seen: list[Any] = []
     fake("embedded", demo=lambda out, quick: seen.append((out, quick)) or {"task": "toy"})
