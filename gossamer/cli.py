@@ -135,6 +135,8 @@ def measure(
     baseline: Annotated[str | None, typer.Option(metavar="MODEL", help="What to compare with.")] = None,
     only: Annotated[str | None, typer.Option(metavar="A,B", help="Just these: quality, size, macs, speed, ...")] = None,
     robustness: Annotated[bool, typer.Option("--robustness", help="And under disturbed texts.")] = False,
+    attack: Annotated[bool, typer.Option("--attack", help="And under substitution of words, on 50 texts.")] = False,
+    far: Annotated[str | None, typer.Option(metavar="DATA", help="And on texts of another domain.")] = None,
     energy: Annotated[bool, typer.Option("--energy", help="And joules and CO2; half a minute a side.")] = False,
     reasons: Annotated[bool, typer.Option("--reasons", help="And which tokens count, for both models.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="And fresh processes: first answer, peak memory.")] = False,
@@ -150,7 +152,14 @@ def measure(
     from gossamer.measure import measure as run
     from gossamer.report import show
 
-    flags = {"worst": html is not None, "robustness": robustness, "energy": energy, "reasons": reasons, "cold": cold}
+    flags = {
+        "worst": html is not None,
+        "robustness": robustness,
+        "attack": attack,
+        "energy": energy,
+        "reasons": reasons,
+        "cold": cold,
+    }
     with (
         writing(file, force) if file else nullcontext() as stream,
         writing(html, force) if html else nullcontext() as page,
@@ -163,6 +172,7 @@ def measure(
                 only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
                 more=[name for name, asked in flags.items() if asked],
                 region=region,
+                far=far,
                 text=text,
                 pair=pair,
                 label=label,

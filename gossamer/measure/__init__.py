@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +52,7 @@ def measure(
     more: Sequence[str] = (),
     energy_seconds: float = 30.0,
     region: str = "world",
+    far: "str | Path | Data | None" = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure artefacts and their baseline on the test split (dev where there is none), taking turns; the report.
@@ -62,7 +63,8 @@ def measure(
     threads: the same for all sides; by default what torch uses.  schedule: how much to time.  examples: how many inputs
     the multiply-accumulates are averaged over.  recipe: by default what the first artefact's recipe.txt says.
     only: aspects to measure, of gossamer.measure.aspects.ALWAYS; more: those of ASKED, such as "robustness", "energy".
-    energy_seconds: for each side.  region: of the electricity.
+    energy_seconds: for each side.  region: of the electricity.  far: data of another domain with the same labels, for
+    the aspect "domains", which it asks for.
 
     Returns {"task", "data", "seed", "versions", "hardware", "recipe", "timing", "baseline": side or None,
     "compressed": side}, with "others" (the sides of the second artefact and on) where several were given.  A side has
@@ -81,7 +83,15 @@ def measure(
     if baseline is None and not isinstance(first, Subject):
         baseline = teacher_of(first)
         log.info("baseline: %s", baseline or "none given, none recorded that is still there (--baseline names one)")
-    aims = Aims(wanted(only, more), schedule, examples, seed, energy_seconds, region)
+    aims = Aims(
+        wanted(only, (*more, *(["domains"] if far is not None else []))),
+        schedule,
+        examples,
+        seed,
+        energy_seconds,
+        region,
+    )
+    elsewhere = None if far is None else _data(far, text, pair, label, seed)
     found = _data(data, text, pair, label, seed)
     split, part = _split(found)
     with _threads(threads) as count:
@@ -95,6 +105,8 @@ def measure(
         task, split = _task(
             found, part, [subject for _, subject in ready[bases:] + ready[:bases] if subject is not None]
         )
+        if elsewhere is not None:
+            aims = replace(aims, far=_split(elsewhere.aligned(getattr(task, "labels", None)))[0])
         measured = sides(
             ready,
             split,

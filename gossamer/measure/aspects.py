@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gossamer.task import Task
 
 ALWAYS = ("quality", "size", "macs", "speed", "loyalty", "fidelity", "calibration", "churn", "slices")
-ASKED = ("worst", "robustness", "energy", "reasons", "cold")
+ASKED = ("worst", "robustness", "attack", "domains", "energy", "reasons", "cold")
 ANSWERS = frozenset({"quality", "calibration", "loyalty", "fidelity", "churn", "slices", "worst"})  # read off logits
 LONGEST = 300  # characters of a text that a report repeats
 
@@ -45,7 +45,8 @@ class Aims:
 
     aspects: of ALWAYS and ASKED.  schedule: what to time.  examples: texts that multiply-accumulates, disturbances and
     attributions are averaged over.  seed: of the disturbances.  seconds: for the energy of each side.  region: where
-    the electricity comes from (gossamer.measure.carbon).
+    the electricity comes from (gossamer.measure.carbon).  attacked: texts that are attacked.  far: labelled texts of
+    another domain.
     """
 
     aspects: frozenset[str] = frozenset(ALWAYS)
@@ -54,6 +55,8 @@ class Aims:
     seed: int = 0
     seconds: float = 30.0
     region: str = "world"
+    attacked: int = 50
+    far: "Split | None" = None
 
 
 class Ordered:
@@ -158,6 +161,32 @@ def robustness(
 
     base = None if baseline is None else {"accuracy": mean("baseline"), "clean": found["clean_baseline"]}
     return found | {"accuracy": mean("compressed"), "clean": found["clean_compressed"]}, base
+
+
+def attack(predictor: Answers, split: "Split", examples: int) -> Figures:
+    """What greedy word substitution does to some of the texts; without the texts themselves."""
+    from .attack import attack as measured
+
+    rows = spread(len(split.texts), min(examples, len(split.texts)))
+    texts, pairs = chosen(split.texts, split.pairs, rows)
+    labels = None if split.labels is None else [split.labels[i] for i in rows]
+    found = _told(measured(predictor, texts, labels, pairs=pairs))
+    return {name: value for name, value in found.items() if name != "attempts"}
+
+
+def domains(
+    baseline: Answers | None, compressed: Answers, split: "Split", far: "Split | None", task: "Task"
+) -> Figures:
+    """The scores in the domain and out of it, their gaps, and the artefact's gap over the baseline's.
+
+    Raises:
+        ValueError: there are no texts of another domain.
+    """
+    from .domains import domains as measured
+
+    if far is None:
+        raise ValueError("no texts of another domain; name some with --far, labelled as these are")
+    return _told(measured(compressed, split, far, task, baseline=baseline))
 
 
 def energy(predictor: Answers, split: "Split", schedule: Schedule, seconds: float, region: str) -> Figures:

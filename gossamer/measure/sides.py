@@ -73,7 +73,7 @@ def sides(
     A figure that could not be had stays None, and the side's "errors" says why under that figure's name.
     """
     aspects = aims.aspects
-    slow = [name for name in ("speed", "robustness", "energy", "reasons", "cold") if name in aspects]
+    slow = [name for name in ("speed", *LATER) if name in aspects]
     steps, done = 2 * len(found) + len(slow), iter(range(1000))
 
     def tell(what: str) -> None:
@@ -95,8 +95,7 @@ def sides(
     for i, (one, _) in enumerate(found[1:], 1) if baseline else ():
         one |= {name: one.get(name) for name in (*COMPARED, "loyalty_base")}
         _compared(one, logits[0], logits[i], split, task, aspects)
-    extra = (("robustness", _robustness), ("energy", _energy), ("reasons", _reasons), ("cold", _cold))
-    for name, measured in extra:
+    for name, measured in LATER.items():
         if name in aspects:
             tell(f"{name}, one after another")
             measured(found, split, task, aims, baseline)
@@ -131,6 +130,22 @@ def _robustness(found: Sequence[Opened], split: "Split", task: "Task", aims: Aim
                 found[0][0]["robustness"] = of_base
 
 
+def _attack(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
+    for one, subject in found:
+        if subject is not None:
+            work = partial(aspect.attack, aspect.Ordered(subject.predictor, task), split, aims.attacked)
+            one["attack"] = _attempt(one, "attack", work)
+
+
+def _domains(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
+    base = found[0][1] if baseline else None
+    theirs = None if base is None else aspect.Ordered(base.predictor, task)
+    for one, subject in found[int(baseline) :]:
+        if subject is not None:
+            ours = aspect.Ordered(subject.predictor, task)
+            one["domains"] = _attempt(one, "domains", partial(aspect.domains, theirs, ours, split, aims.far, task))
+
+
 def _energy(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
     for one, subject in found:
         if subject is not None:
@@ -160,6 +175,16 @@ def _cold(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, bas
             one["errors"]["cold"] = result
         else:
             one["cold"] = asdict(result)
+
+
+LATER = {
+    "robustness": _robustness,
+    "attack": _attack,
+    "domains": _domains,
+    "energy": _energy,
+    "reasons": _reasons,
+    "cold": _cold,
+}  # in this order, once quality and speed are known
 
 
 def _attempt(one: Side, what: str, action: Callable[[], Got], failures: list[Exception] | None = None) -> Got | None:

@@ -63,6 +63,8 @@ def rows(report: Report) -> list[Row]:
         row("calibration error (ECE)", _inside("calibration", "ece"), lambda b, s: ""),
         row("changed answers", _changed, lambda b, s: ""),
         row("accuracy under disturbances", _robust, _robuster),
+        row("accuracy under attack", _attacked, _attacked_more),
+        row("out of domain", _far, lambda b, s: ""),
         row("energy of 1,000 texts", _energy, lambda b, s: _less_inside(b, s, "energy", "joules_per_text", "less")),
         row("cold start to the first answer", _cold, lambda b, s: _less_inside(b, s, "cold", "seconds", "faster")),
         row("peak memory", _peak, lambda b, s: _less_inside(b, s, "cold", "peak_bytes", "less")),
@@ -194,6 +196,29 @@ def _robust(one: Side) -> str:
 def _robuster(base: Side, one: Side) -> str:
     before, after = base.get("robustness"), one.get("robustness")
     return f"{100 * (after['accuracy'] - before['accuracy']):+.1f} points" if before and after else NOTHING
+
+
+def _attacked(one: Side) -> str:
+    found = one.get("attack")
+    return (
+        f"{100 * found['after_attack_accuracy']:.0f} % of {100 * found['original_accuracy']:.0f} %"
+        if found
+        else NOTHING
+    )
+
+
+def _attacked_more(base: Side, one: Side) -> str:
+    before, after = ((s.get("attack") or {}).get("after_attack_accuracy") for s in (base, one))
+    return NOTHING if before is None or after is None else f"{100 * (after - before):+.0f} points"
+
+
+def _far(one: Side) -> str:
+    found = one.get("domains")
+    if not found:
+        return NOTHING
+    base = f", baseline {found['baseline']['out_of_domain']:.3f}" if found["baseline"] else ""
+    bias = f", relative bias {found['relative_bias']:.2f}" if found["relative_bias"] is not None else ""
+    return f"{found['compressed']['out_of_domain']:.3f}{base}{bias}"
 
 
 def _energy(one: Side) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,49 +111,54 @@ def how(report: Report) -> list[str]:
     return lines
 
 
+def _disturbed(found: Any) -> str:
+    names = ", ".join(one["name"] for one in found.get("disturbances", ()))
+    return (
+        f"**Disturbances**: {names}; {found['examples']} texts, seed {found['seed']}, the same for all sides; the mean "
+        "is over those that keep the meaning."
+    )
+
+
+TOLD: dict[str, Callable[[Any], str]] = {
+    "calibration": lambda found: f"**Calibration**: {len(found['bins'])} bins of equal width (Guo et al., ICML 2017).",
+    "churn": lambda found: "**Changed answers**: against the baseline's; p is McNemar's, exact for few flips.",
+    "slices": lambda found: (
+        "**Slices**: thirds by length in words, by rarity of words (mean -log2 of their frequency in these texts), by "
+        "difficulty (1 - the baseline's largest probability), and by label."
+    ),
+    "robustness": _disturbed,
+    "attack": lambda found: (
+        f"**Attack**: {found['attack']}, words from {found['source']}, {found['examples']} texts; TextFooler's search "
+        "(Jin et al., AAAI 2020) without its embeddings, so not comparable with its numbers."
+    ),
+    "cold": lambda found: (
+        "**Cold start**: from the start of a fresh process to its first answer, and its peak of resident memory; "
+        f"medians of {found['runs']}, files already read once."
+    ),
+    "reasons": lambda found: (
+        f"**Attributions**: input times gradient of the baseline's answer, {found['texts']} texts; top {found['top']} "
+        f"tokens shared: {100 * found['overlap']:.0f} %."
+    ),
+}
+
+
 def _asked(report: Report) -> list[str]:
     """How what is not in every report came about."""
-    sides = [one for one in (report.get("baseline"), report["compressed"], *report.get("others", [])) if one]
+    sides = [one for one in (report["compressed"], *report.get("others", []), report.get("baseline")) if one]
+    lines = [
+        told(found) for name, told in TOLD.items() if (found := next((s[name] for s in sides if s.get(name)), None))
+    ]
+    return lines + [_drawn(Path(str(one["model"])).name, one["energy"]) for one in sides if one.get("energy")]
 
-    def first(name: str) -> Any:
-        return next((one[name] for one in sides if one.get(name)), None)
 
-    lines = list[str]()
-    if found := first("calibration"):
-        lines.append(f"**Calibration**: {len(found['bins'])} bins of equal width (Guo et al., ICML 2017).")
-    if first("churn"):
-        lines.append("**Changed answers**: against the baseline's; p is McNemar's, exact for few flips.")
-    if first("slices"):
-        lines.append(
-            "**Slices**: thirds by length in words, by rarity of words (mean -log2 of their frequency in these texts), "
-            "by difficulty (1 - the baseline's largest probability), and by label."
-        )
-    if found := next((one["robustness"] for one in sides if (one.get("robustness") or {}).get("disturbances")), None):
-        names = ", ".join(one["name"] for one in found["disturbances"])
-        lines.append(
-            f"**Disturbances**: {names}; {found['examples']} texts, seed {found['seed']}, the same for all sides; "
-            "the mean is over those that keep the meaning."
-        )
-    for one in sides:
-        if found := one.get("energy"):
-            parts = "; ".join(f"{p['source']} by {p['tier']} ({p['note']})" for p in found["parts"])
-            carbon = found["co2_per_million"]
-            lines.append(
-                f"**Energy of {Path(str(one['model'])).name}**: {found['runs']} passes in {found['seconds']:.0f} s; "
-                f"{parts}; PUE {found['pue']:g}. {digits(carbon['grams'])} g CO2 for a million texts at "
-                f"{carbon['grams_per_kwh']:g} g/kWh ({carbon['region']})."
-            )
-    if found := first("cold"):
-        lines.append(
-            f"**Cold start**: from the start of a fresh process to its first answer, and its peak of resident memory; "
-            f"medians of {found['runs']}, files already read once."
-        )
-    if found := first("reasons"):
-        lines.append(
-            f"**Attributions**: input times gradient of the baseline's answer, {found['texts']} texts; top "
-            f"{found['top']} tokens shared: {100 * found['overlap']:.0f} %."
-        )
-    return lines
+def _drawn(name: str, found: Any) -> str:
+    parts = "; ".join(f"{part['source']} by {part['tier']} ({part['note']})" for part in found["parts"])
+    carbon = found["co2_per_million"]
+    return (
+        f"**Energy of {name}**: {found['runs']} passes in {found['seconds']:.0f} s; {parts}; PUE {found['pue']:g}; "
+        f"{digits(carbon['grams'])} g CO2 for a million texts at {carbon['grams_per_kwh']:g} g/kWh "
+        f"({carbon['region']})."
+    )
 
 
 def _loading(report: Report, folder: Path) -> str:

@@ -72,6 +72,21 @@ def test_disturbances_are_the_same_for_both() -> None:
     assert run(only=[], more=["robustness"], seed=3)["compressed"] == report["compressed"]
 
 
+def test_an_attack_is_on_both_and_tells_no_texts() -> None:
+    report = run(only=[], more=["attack"])
+    base, one = report["baseline"]["attack"], report["compressed"]["attack"]
+    assert base["examples"] == one["examples"] == 20 and base["original_accuracy"] == 1 > one["original_accuracy"]
+    assert base["after_attack_accuracy"] <= 1 and "attempts" not in one and one["source"] and one["mean_queries"] > 0
+
+
+def test_another_domain_asks_for_itself() -> None:
+    far = Data("plays", None, None, Split(("good play", "bad play", "a good one"), None, (1, 0, 0)), ("bad", "good"))
+    found = run(only=["quality"], far=far)["compressed"]["domains"]
+    assert found["baseline"] == {"in_domain": 1.0, "out_of_domain": pytest.approx(2 / 3), "gap": pytest.approx(1 / 3)}
+    assert found["compressed"]["in_domain"] == pytest.approx(0.45) and found["relative_bias"] is not None
+    assert "name some with --far" in run(only=[], more=["domains"])["compressed"]["errors"]["domains"]
+
+
 def test_energy_says_how_it_was_had() -> None:
     report = run(only=[], more=["energy"], energy_seconds=0.05, region="FR")
     for one in (report["baseline"], report["compressed"]):
