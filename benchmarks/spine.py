@@ -12,6 +12,7 @@ additional_resources/hutto_ICWSM_2014.tar.gz into --folder.
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import gossamer
 from gossamer import artefact, recipe
 from gossamer.data import Data, Split, read
 from gossamer.engines import export, load
@@ -81,6 +83,16 @@ def job_for(model: Any, tokenizer: Any, data: Data, folder: Path, seed: int, ste
     job.seed, job.max_steps, job.autocast, job.resume = seed, steps or None, faster_in_bf16(), True
     job.save_every = 10**9
     return job
+
+
+def same_code(folder: Path) -> None:
+    """Refuse to add to what other recipes or other code have left: one mean is not to mix them."""
+    sources = sorted(Path(gossamer.__file__).parent.rglob("*.py"))
+    now = hashlib.sha256("".join([*(file.read_text() for file in sources), *RECIPES.values()]).encode()).hexdigest()
+    note = folder / "code.txt"
+    if note.is_file() and note.read_text() != now:
+        raise SystemExit(f"{folder} holds runs of other code or recipes; choose another --folder, or --render them")
+    note.write_text(now)
 
 
 def slug(name: str) -> str:
@@ -248,6 +260,8 @@ def main() -> None:
     parser.add_argument("--render", action="store_true", help="only write the page from what has been run")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if not options.render:
+        same_code(options.folder)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data, far = read("rotten-tomatoes"), tweets(options.folder)
     if not options.render:

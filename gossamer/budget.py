@@ -100,8 +100,11 @@ class Budget(Loss):
         units = {units: each for units, _, each in self._lines if units is not None}
         small = [gate for gate, each in units.items() if each == min(units.values())]
         wholes = [whole for _, whole, _ in self._lines]
-        for gates in ([*units], wholes, [*units], small):
-            if abs(self.hard() - self.sparsity) > CLOSE:
+        self._shift([*units])
+        if abs(self.hard() - self.sparsity) > CLOSE:
+            for unit in units:  # sublayers are chosen with the units that were learned, not with all or none
+                unit.shift.zero_()
+            for gates in (wholes, [*units], small):
                 self._shift(gates)
         return self.hard()
 
@@ -125,5 +128,5 @@ class Budget(Loss):
 
     @torch.no_grad()
     def living(self) -> list[bool]:
-        """Of each layer, whether a sublayer of it is open in the present sample."""
-        return [any(bool(whole() > 0) for whole in wholes) for wholes in self._layers]
+        """Of each stored layer, whether a sublayer of it is open in the present sample, or has no gate at all."""
+        return [len(wholes) < 2 or any(bool(whole() > 0) for whole in wholes) for wholes in self._layers]

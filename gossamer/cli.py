@@ -152,6 +152,10 @@ def measure(
     from gossamer.measure import measure as run
     from gossamer.report import show
 
+    if html is not None:
+        from gossamer.report.page import render, template
+
+        template()  # what a page needs is there, before minutes are spent
     flags = {
         "worst": html is not None,
         "robustness": robustness,
@@ -160,32 +164,28 @@ def measure(
         "reasons": reasons,
         "cold": cold,
     }
-    with (
-        writing(file, force) if file else nullcontext() as stream,
-        writing(html, force) if html else nullcontext() as page,
-    ):
-        with progress() as bar:
-            report = run(
-                artefacts,
-                data=data,
-                baseline=baseline,
-                only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
-                more=[name for name, asked in flags.items() if asked],
-                region=region,
-                far=far,
-                text=text,
-                pair=pair,
-                label=label,
-                progress=bar,
-            )
-        if stream is not None:
-            print_json(report, stream)
+    with writing(html, force) if html else nullcontext() as page:
+        with writing(file, force) if file else nullcontext() as stream:
+            with progress() as bar:
+                report = run(
+                    artefacts,
+                    data=data,
+                    baseline=baseline,
+                    only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+                    more=[name for name, asked in flags.items() if asked],
+                    region=region,
+                    far=far,
+                    text=text,
+                    pair=pair,
+                    label=label,
+                    progress=bar,
+                )
+            if stream is not None:
+                print_json(report, stream)
+        if file != "-":
+            show(report)
         if page is not None:
-            from gossamer.report.page import render
-
             page.write(render(report))
-    if file != "-":
-        show(report)
 
 
 @app.command(cls=Spoken)

@@ -227,6 +227,7 @@ class NearestHidden(Loss):
     def align(self, distances: Tensor) -> list[int]:
         """The student layer for each teacher layer; distances (teacher layers, student layers)."""
         alive = self.living() if self.living is not None else [True] * distances.shape[1]
+        assert len(alive) == distances.shape[1], (len(alive), tuple(distances.shape))
         left = [j for j, lives in enumerate(alive) if lives] or list(range(len(alive)))
         found = list[int]()
         for row in distances.flip(0):

@@ -1,5 +1,6 @@
 """What a job will do and about how long it takes, said before it starts."""
 
+import os
 import time
 from copy import deepcopy
 from typing import Any
@@ -30,7 +31,8 @@ def planned(job: Job, method: Method, first: Method | None = None, within: float
         drive(dry, first)
         dry.model = dry.teacher = deepcopy(job.model)
     drive(dry, method)
-    pace, stages = seconds_per_step(job), list(dry.plan or [])
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    pace, stages = seconds_per_step(job, max(1, 32 // world)), list(dry.plan or [])
     asked = sum(stage.pop("teacher") for stage in stages) > 0
     fixed = pace * (AFTER + asked * ANSWER * len(job.train) / 32)
     steps = sum(s["steps"] for s in stages)
@@ -47,7 +49,8 @@ def planned(job: Job, method: Method, first: Method | None = None, within: float
     if first is not None:
         lines.append("the model has no trained head for this task: it is fine-tuned first, and becomes the teacher")
     if job.share < 1:
-        lines.append(f"every stage is shortened to {job.share:.0%} of its length, so as to end within the time given")
+        late = "" if within is None or total <= 61 * within else ", and even so it takes longer than the time given"
+        lines.append(f"every stage is shortened to {job.share:.0%} of its length for the sake of time{late}")
     lines += [
         f"stage {i}: {s['stage']}, {s['steps']} steps, loss {s['reads']}, about {minutes(s['seconds'])}"
         for i, s in enumerate(stages, 1)

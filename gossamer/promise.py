@@ -35,6 +35,20 @@ class Promise:
         return {f.name: v for f in fields(self) if f.name != "cpu" and (v := getattr(self, f.name)) is not None}
 
 
+NEEDS = {
+    "max_drop": "quality",
+    "min_quality": "quality",
+    "min_speedup": "speed",
+    "min_latency_speedup": "speed",
+    "max_latency_ms": "speed",
+    "min_smaller": "size",
+    "max_bytes": "size",
+    "min_fewer_macs": "macs",
+    "min_label_loyalty": "loyalty",
+    "min_probability_loyalty": "loyalty",
+}  # the aspect that tells
+
+
 @dataclass(frozen=True)
 class Criterion:
     """One bound and what was found; `found` is None, and the bound not met, where the figure could not be had."""
@@ -108,7 +122,9 @@ def check(
     measuring: what gossamer.measure takes besides.  Raises what gossamer.measure and `judge` raise.
     """
     from gossamer.measure import measure
+    from gossamer.measure.subject import teacher_of
 
-    if not promise.asked():
-        judge({"compressed": {}}, promise)  # says what is missing before minutes are spent
-    return judge(measure(artefact, data=data, baseline=baseline, **measuring), promise)
+    known = baseline if baseline is not None else teacher_of(artefact)
+    judge({"baseline": None if known is None else {}, "compressed": {}}, promise)  # what is missing costs no minutes
+    only = sorted({NEEDS[name] for name in promise.asked()})
+    return judge(measure(artefact, data=data, baseline=known, only=only, **measuring), promise)

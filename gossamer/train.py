@@ -238,8 +238,8 @@ class Watch(TrainerCallback):
 
 def length(stage: Train, job: Job) -> int:
     """How many optimizer steps a stage takes."""
-    steps = max(1, round(job.share * stage.epochs * len(job.train) / (stage.batch_size * stage.accumulate)))
-    return min(steps, job.max_steps) if job.max_steps else steps
+    steps = max(1, round(stage.epochs * len(job.train) / (stage.batch_size * stage.accumulate)))
+    return max(1, round(job.share * (min(steps, job.max_steps) if job.max_steps else steps)))
 
 
 def keepers(model: nn.Module) -> list[Loss]:

@@ -1,7 +1,8 @@
 """Letting a walk walk a model's layers: where the loop is, where tokens may leave, and which families allow it."""
 
+from collections.abc import Iterable
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -50,14 +51,23 @@ def twin(layer: nn.Module, model: nn.Module) -> nn.Module:
     return deepcopy(layer, {id(config): config})
 
 
-def depth(model: nn.Module) -> int:
-    """How many layers an example passes: more than are stored where they are shared."""
-    stack = model.get_submodule(loop(model))
-    order = range(len(blocks(model)))
+def order(model: nn.Module) -> list[int]:
+    """Which stored layer plays at each step: all in turn, unless layers are shared."""
+    stored, config = len(blocks(model, 0)), cast(Any, model.config)
+    if config.model_type == "albert":  # its few layers, again and again
+        steps = config.num_hidden_layers
+        return [i * stored // steps for i in range(steps)]
+    played: Iterable[int] = range(stored)
+    stack = model.get_submodule(loop(model)) if len(towers(model)) == 1 else None
     if isinstance(stack, Stack):
         for way in stack.walking:
-            order = list(way.order(order))  # type: ignore[assignment]
-    return len(order)
+            played = list(way.order(played))
+    return list(played)
+
+
+def depth(model: nn.Module) -> int:
+    """How many layers an example passes: more than are stored where they are shared."""
+    return len(order(model))
 
 
 def features(model: nn.Module) -> tuple[list[str], int, int]:

@@ -157,10 +157,23 @@ def test_sublayers_stay_as_they_were_decided_where_the_units_can_meet_the_target
     for i, whole in enumerate(wholes):
         whole.log_alpha.data.fill_(-4.0 if i % 5 == 0 else 4.0)
     assert budget.meet() == pytest.approx(0.6, abs=0.02)
-    assert [float(whole.eval()()) > 0 for whole in wholes] == [i % 5 != 0 for i in range(len(wholes))]
+    assert [bool(whole.eval()() > 0) for whole in wholes] == [i % 5 != 0 for i in range(len(wholes))]
     for whole in wholes:  # and when far too few are left, some come back
         whole.log_alpha.data.fill_(-4.0)
     assert budget.meet() == pytest.approx(0.6, abs=0.02)
+
+
+@pytest.mark.parametrize("target", [0.4, 0.8])
+def test_neurons_are_not_all_spent_where_heads_have_no_gates(target: float) -> None:
+    """MPNet's heads stay together; a target beyond its neurons is met by sublayers, and neurons are left in others."""
+    budget = Budget(target, 0.1)
+    gates = budget.install(tiny.build("mpnet", "classes", num_hidden_layers=6), False)
+    draw = torch.Generator().manual_seed(0)
+    for gate in gates:
+        gate.log_alpha.data = gate.log_alpha.data + torch.randn(gate.log_alpha.shape, generator=draw)
+    assert budget.meet() == pytest.approx(target, abs=0.06)  # an attention of this model is 5 %
+    neurons = [g for g in gates if len(g.log_alpha) == 64]
+    assert sum(int((g.eval()() > 0).sum()) for g in neurons) > 0.1 * 64 * len(neurons)
 
 
 def test_a_layer_lives_while_one_of_its_sublayers_does() -> None:

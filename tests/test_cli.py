@@ -262,7 +262,7 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
     assert json.loads(run("measure", "one", "--data", "d", "--json", "-").stdout) == {"task": "toy"}
     seen.clear()
     page = tmp_path / "page.html"
-    fake("report.page", render=lambda report: f"<p>{report['task']}")
+    fake("report.page", render=lambda report: f"<p>{report['task']}", template=lambda: None)
     wide = "--only speed,loyalty --robustness --attack --energy --reasons --region DEU --far f.csv"
     assert run("measure", "one", "--data", "d", *wide.split(), "--html", str(page)).exit_code == 0
     assert page.read_text() == "<p>toy"

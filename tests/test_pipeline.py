@@ -87,7 +87,7 @@ def test_a_dry_run_does_nothing(place: Path, tmp_path: Path) -> None:
 def test_a_job_that_would_take_too_long_is_shortened(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "seconds_per_step", lambda job: 1.0)
+    monkeypatch.setattr(plan, "seconds_per_step", lambda job, size: 1.0)
     monkeypatch.setattr(plan, "AFTER", 10)
     given: dict[str, Any] = {"recipe": "CoFi(prune_epochs=100, tune_epochs=100)", "max_steps": None, "dry_run": True}
     free = compress(place, tmp_path / "out", **given)
@@ -98,9 +98,14 @@ def test_a_job_that_would_take_too_long_is_shortened(
     assert told["share"] == pytest.approx(0.25) and [4 * s["steps"] for s in told["stages"]] == pytest.approx(
         steps, abs=4
     )
-    assert any("every stage is shortened to 25% of its length" in line for line in told["lines"])
+    assert any(line == "every stage is shortened to 25% of its length for the sake of time" for line in told["lines"])
     assert compress(place, tmp_path / "out", minutes=1e3, **given)["share"] == 1, "time enough"
-    assert compress(place, tmp_path / "out", minutes=1e-3, **given)["share"] == plan.LEAST
+    late = compress(place, tmp_path / "out", minutes=1e-3, **given)
+    assert late["share"] == plan.LEAST and any(
+        "even so it takes longer than the time given" in x for x in late["lines"]
+    )
+    capped = compress(place, tmp_path / "out", minutes=(fixed + 4) / 60, **given | {"max_steps": 4})
+    assert [s["steps"] for s in capped["stages"]] == [2, 2], "half of what it would have taken, not of what it could"
 
     def kill(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -110,7 +115,7 @@ def test_a_job_that_would_take_too_long_is_shortened(
         compress(place, tmp_path / "cut", recipe="Share(groups=2)", max_steps=None, minutes=13 / 60)
     note = json.loads((tmp_path / ".cut.work" / "job.json").read_text())
     assert 0 < note["share"] < 1
-    monkeypatch.setattr(plan, "seconds_per_step", lambda job: 0.1)  # a faster hour: the share stays what it was
+    monkeypatch.setattr(plan, "seconds_per_step", lambda job, size: 0.1)  # a faster hour: the share stays what it was
     compress(place, tmp_path / "cut", recipe="Share(groups=2)", max_steps=None, minutes=13 / 60, resume=True)
     assert (tmp_path / "cut" / "report.json").is_file()
 

@@ -56,3 +56,23 @@ def test_a_comparison_needs_a_baseline_and_a_promise_something_to_ask() -> None:
     assert judge({"baseline": None, "compressed": ONE}, Promise(max_bytes=50))[0].met
     with pytest.raises(ValueError, match=r"no criterion; type one or more, as in --max-drop 1.0 --min-speedup 2"):
         check("nowhere", Promise(), data="nothing")
+
+
+def test_only_what_is_asked_is_measured_and_a_missing_baseline_costs_no_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gossamer import measure as package
+
+    seen: list[Any] = []
+
+    def measure(artefact: Any, **words: Any) -> Any:
+        seen.append(words)
+        return {"baseline": BASE, "compressed": ONE}
+
+    monkeypatch.setattr(package, "measure", measure)
+    with pytest.raises(ValueError, match="max_drop compares with a baseline"):
+        check("nowhere", Promise(max_drop=1.0), data="d")
+    assert not seen
+    criteria = check("nowhere", Promise(max_drop=1.0, min_smaller=2.0), data="d", baseline="t")
+    assert [c.met for c in criteria] == [True, True]
+    assert seen == [{"data": "d", "baseline": "t", "only": ["quality", "size"]}]

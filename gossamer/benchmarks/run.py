@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 
 FAMILIES: dict[str, Any] = {"glue": glue, "superglue": superglue, "elue": elue}
+APART = (superglue.COPA, superglue.RECORD, superglue.WIC, superglue.WSC)  # more than two texts and a class
 INTENTS: dict[str, Callable[[Path], "Data"]] = {
     "clinc150": intents.clinc150,
     "banking77": intents.banking77,
@@ -33,7 +34,9 @@ INTENTS: dict[str, Callable[[Path], "Data"]] = {
 
 def names() -> list[str]:
     """Every name that `benchmark` takes."""
-    tasks = [f"{family}/{task.name}" for family, module in FAMILIES.items() for task in module.TASKS]
+    tasks = [
+        f"{family}/{task.name}" for family, module in FAMILIES.items() for task in module.TASKS if task not in APART
+    ]
     return [*tasks, *INTENTS, "squad", "efficientqa"]
 
 
@@ -66,6 +69,10 @@ def benchmark(
     if name.lower() not in known:
         raise ValueError(f"no benchmark {name!r}; expected one of {', '.join(known.values())}")
     name = known[name.lower()]
+    unused: dict[str, Any] = {"submission": submission} if "/" not in name else {}
+    unused |= {"part": part, "labels": labels} if name in ("squad", "efficientqa") else {}
+    if given := [option for option, value in unused.items() if value is not None]:
+        raise ValueError(f"{name} has no use for --{given[0]}; leave it out")
     if name == "squad":
         return _squad(Path(artefact), Path(data))
     if name == "efficientqa":
@@ -84,11 +91,13 @@ def benchmark(
     split = _part(module, task, Path(data), chosen)
     if progress is not None:
         progress(f"{name}: {len(split.texts)} examples of {chosen}", 0.0)
+    if submission is not None:  # what would stop it is known before anything is asked
+        files.free([Path(submission) / f"{task.name if module is glue else task.name.lower()}.tsv"], replace)
+        test = split if chosen == "test" else _part(module, task, Path(data), "test")
     answers = _answers(predictor, split, task.labels, labels, batch_size)
     found_scores = None if split.labels is None else module.score(task, answers, split.labels)
     written = None
     if submission is not None:
-        test = split if chosen == "test" else _part(module, task, Path(data), "test")
         said = answers if chosen == "test" else _answers(predictor, test, task.labels, labels, batch_size)
         written = _submit(
             module, task, said, Path(submission), replace, _costs(artefact, test) if module is elue else None
@@ -182,6 +191,8 @@ def _superglue(
         return rows, _answers(predictor, superglue.split(rows), task.labels, labels, batch_size)
 
     chosen = part or ("test" if task.diagnostic else "dev")
+    if submission is not None:
+        files.free([Path(submission) / f"{task.name}.jsonl"], replace)
     rows, answers = read(chosen)
     said = [task.labels[i] for i in answers]
     found = superglue.score(task, rows, said) if all(row.label is not None for row in rows) else None

@@ -105,6 +105,7 @@ def measure(
         task, split = _task(
             found, part, [subject for _, subject in ready[bases:] + ready[:bases] if subject is not None]
         )
+        aims = replace(aims, threads=threads or 0)
         if elsewhere is not None:
             aims = replace(aims, far=_split(elsewhere.aligned(getattr(task, "labels", None)))[0])
         measured = sides(

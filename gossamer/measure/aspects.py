@@ -45,8 +45,8 @@ class Aims:
 
     aspects: of ALWAYS and ASKED.  schedule: what to time.  examples: texts that multiply-accumulates, disturbances and
     attributions are averaged over.  seed: of the disturbances.  seconds: for the energy of each side.  region: where
-    the electricity comes from (gossamer.measure.carbon).  attacked: texts that are attacked.  far: labelled texts of
-    another domain.
+    the electricity comes from (gossamer.measure.carbon).  attacked: texts that are attacked.  threads: of processes
+    that are started afresh, 0 for their own.  far: labelled texts of another domain.
     """
 
     aspects: frozenset[str] = frozenset(ALWAYS)
@@ -56,7 +56,14 @@ class Aims:
     seconds: float = 30.0
     region: str = "world"
     attacked: int = 50
+    threads: int = 0
     far: "Split | None" = None
+
+    def __post_init__(self) -> None:
+        if "energy" in self.aspects:
+            from .carbon import grid
+
+            grid(self.region)  # a name that is none costs no minutes
 
 
 class Ordered:
@@ -211,6 +218,7 @@ def reasons(teacher: Subject, student: Subject, split: "Split", examples: int) -
     import torch
 
     from gossamer.engines.predictor import pad
+    from gossamer.labels import translation
 
     from .attribution import reasons as measured
 
@@ -228,7 +236,9 @@ def reasons(teacher: Subject, student: Subject, split: "Split", examples: int) -
         for at in range(0, len(found), 32)
     ]
     [empty] = read([""], None)
-    return _told(measured(teacher.model, student.model, batches, special=tuple(empty.ids)))
+    ours, theirs = teacher.predictor.labels, student.predictor.labels
+    order = None if ours is None or ours == theirs else [int(i) for i in translation(ours, theirs, "the baseline")]
+    return _told(measured(teacher.model, student.model, batches, special=tuple(empty.ids), order=order))
 
 
 def _told(found: Any) -> Figures:

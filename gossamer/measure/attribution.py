@@ -74,11 +74,12 @@ def _embedded(model: "nn.Module") -> Iterator[list["Tensor"]]:
 
 def reasons(
     teacher: "nn.Module", student: "nn.Module", batches: Iterable[Mapping[str, "Tensor"]], special: Sequence[int] = (),
-    top: int = 3,
+    top: int = 3, order: Sequence[int] | None = None,
 ) -> Reasons:  # fmt: skip
     """How far two models that read the same tokens agree on which of them count.
 
     batches: input_ids, attention_mask (B, T) and what else the models read.  special: token ids that are left out.
+    order: for each class of the teacher the index that the student has it at, where they differ.
 
     Raises:
         ValueError: `top` is not positive, or no text could be compared.
@@ -92,7 +93,9 @@ def reasons(
         with torch.no_grad():
             given = {key: value for key, value in batch.items() if key not in ("labels", "index")}
             classes = teacher(**given).logits.argmax(-1)
-        ours, theirs = (attributions(m, batch, classes).double().cpu().numpy() for m in (teacher, student))
+        same = classes if order is None else torch.tensor(list(order))[classes.cpu()]
+        sides = ((teacher, classes), (student, same))
+        ours, theirs = (attributions(model, batch, chosen).double().cpu().numpy() for model, chosen in sides)
         ids, mask = batch["input_ids"].cpu().numpy(), batch["attention_mask"].cpu().numpy() > 0
         for row in range(len(ids)):
             words = mask[row] & ~np.isin(ids[row], list(special))

@@ -16,17 +16,20 @@ from pathlib import Path
 from statistics import median
 
 RUNS = 3
+LONGEST = 600.0  # seconds that a process may take
 
 CHILD = """
 import json, resource, sys, time
-folder, engine, text = sys.argv[1:4]
+folder, engine, text, pair, threads = sys.argv[1:6]
 if engine == "eager":
+    import torch
     from gossamer.measure.eager import eager
+    torch.set_num_threads(int(threads) or torch.get_num_threads())
     answer = eager(folder).logits
 else:
     from gossamer.engines import load
-    answer = load(folder, engine=engine).logits
-answer([text])
+    answer = load(folder, engine=engine, threads=int(threads) or None).logits
+answer([text], json.loads(pair))
 answered = time.time()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"answered": answered, "peak": peak}))
@@ -42,10 +45,13 @@ class Cold:
     runs: int
 
 
-def cold(sides: Mapping[str, tuple[Path, str]], text: str, runs: int = RUNS) -> dict[str, Cold | str]:
+def cold(
+    sides: Mapping[str, tuple[Path, str]], text: str, pair: str | None = None, threads: int = 0, runs: int = RUNS
+) -> dict[str, Cold | str]:
     """The cold start of each side, taking turns; where it failed, why.
 
-    sides: by name the folder and the engine, "eager" for transformers as it comes.  text: what is asked first.
+    sides: by name the folder and the engine, "eager" for transformers as it comes.  text, pair: what is asked first.
+    threads: 0 for each engine's own.
     """
     laps: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
     failed: dict[str, str] = {}
@@ -54,25 +60,29 @@ def cold(sides: Mapping[str, tuple[Path, str]], text: str, runs: int = RUNS) -> 
             if name in failed:
                 continue
             try:
-                lap = once(folder, engine, text)
-            except (OSError, ValueError) as error:
+                lap = once(folder, engine, text, pair, threads)
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
                 failed[name] = str(error)
                 continue
             laps[name] += [lap] if turn else []
     return {name: failed[name] if name in failed else _median(laps[name]) for name in sides}
 
 
-def once(folder: Path, engine: str, text: str) -> tuple[float, int]:
+def once(folder: Path, engine: str, text: str, pair: str | None = None, threads: int = 0) -> tuple[float, int]:
     """Seconds to the first answer of a fresh process, and its peak of resident memory in bytes.
 
     Raises:
         ValueError: the process failed; with its last words.
+        subprocess.TimeoutExpired: it took more than LONGEST seconds.
     """
     began = time.time()
-    command = [sys.executable, "-c", CHILD, str(folder), engine, text]
+    command = [sys.executable, "-c", CHILD, str(folder), engine, text, json.dumps(None if pair is None else [pair]),
+               str(threads)]  # fmt: skip
     place = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": place})
-    if done.returncode != 0:
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": place}, timeout=LONGEST
+    )
+    if done.returncode != 0 or not done.stdout.strip():
         raise ValueError(f"a fresh process could not answer: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     told = json.loads(done.stdout.strip().splitlines()[-1])
     return float(told["answered"]) - began, int(told["peak"])

@@ -11,7 +11,7 @@ from torch import nn
 
 from gossamer.anatomy import blocks, embeddings, head, shape
 from gossamer.runtime.modules import LowRank, NoAttention, Nothing
-from gossamer.walking import depth
+from gossamer.walking import order
 
 
 def encoder(model: nn.Module, tokens: int) -> int:
@@ -23,12 +23,7 @@ def encoder(model: nn.Module, tokens: int) -> int:
     stored = blocks(model)
     if len({block.tower for block in stored}) > 1:
         raise ValueError("the cost of an encoder with a decoder depends on what it writes; count it with macs.count")
-    config: Any = model.config
-    plays = (
-        config.num_hidden_layers if config.model_type == "albert" else depth(model)
-    )  # its one layer, again and again
-    layers = sum(_layer(block, tokens) for block in stored) * plays
-    return layers // len(stored) + _embeddings(model, tokens) + _head(model)
+    return sum(_layer(stored[i], tokens) for i in order(model)) + _embeddings(model, tokens) + _head(model)
 
 
 def _layer(block: Any, tokens: int) -> int:

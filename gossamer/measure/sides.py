@@ -169,7 +169,8 @@ def _cold(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, bas
         for i, (_, subject) in enumerate(found)
         if subject is not None and subject.folder is not None
     }
-    for name, result in cold(places, split.texts[0]).items():
+    pair = None if split.pairs is None else split.pairs[0]
+    for name, result in cold(places, split.texts[0], pair, aims.threads).items():
         one = found[int(name)][0]
         if isinstance(result, str):
             one["errors"]["cold"] = result

@@ -65,7 +65,7 @@ def rows(report: Report) -> list[Row]:
         row("accuracy under disturbances", _robust, _robuster),
         row("accuracy under attack", _attacked, _attacked_more),
         row("out of domain", _far, lambda b, s: ""),
-        row("energy of 1,000 texts", _energy, lambda b, s: _less_inside(b, s, "energy", "joules_per_text", "less")),
+        row("energy of 1,000 texts", _energy, _energy_less),
         row("cold start to the first answer", _cold, lambda b, s: _less_inside(b, s, "cold", "seconds", "faster")),
         row("peak memory", _peak, lambda b, s: _less_inside(b, s, "cold", "peak_bytes", "less")),
         row("attributions alike (rank correlation)", _inside("reasons", "correlation"), lambda b, s: ""),
@@ -224,6 +224,15 @@ def _far(one: Side) -> str:
 def _energy(one: Side) -> str:
     found = one.get("energy")
     return f"{short(1000 * found['joules_per_text'], 'J')}{', estimated' * found['estimated']}" if found else NOTHING
+
+
+def _energy_less(base: Side, one: Side) -> str:
+    """Nothing where the two were not measured by the same means."""
+    before, after = base.get("energy") or {}, one.get("energy") or {}
+    means = [
+        ({(p["source"], p["tier"]) for p in e.get("parts", ())}, e.get("idle_watts") is None) for e in (before, after)
+    ]
+    return _less_inside(base, one, "energy", "joules_per_text", "less") if means[0] == means[1] else NOTHING
 
 
 def _cold(one: Side) -> str:

@@ -112,8 +112,12 @@ def write(report: Report, file: str | Path) -> Path:
     return place
 
 
-def render(report: Report) -> str:
-    """The page as text."""
+def template() -> Any:
+    """The page without its figures.
+
+    Raises:
+        ImportError: jinja2 is missing; the message says what to type.
+    """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -122,10 +126,15 @@ def render(report: Report) -> str:
         loader=PackageLoader("gossamer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    return place.get_template("page.html.j2")
+
+
+def render(report: Report) -> str:
+    """The page as text; raises what `template` raises."""
     base, artefacts = report.get("baseline"), [report["compressed"], *report.get("others", [])]
     sides = [*([base] if base else []), *artefacts]
     names = _names(sides, bool(base))
-    return place.get_template("page.html.j2").render(
+    text: str = template().render(
         report=report,
         base=base,
         artefacts=artefacts,
@@ -143,6 +152,7 @@ def render(report: Report) -> str:
         how=[_split(line) for line in how(report)],
         nothing=NOTHING,
     )
+    return text
 
 
 def trade(sides: Sequence[Mapping[str, Any]], names: Sequence[str], based: bool) -> Picture | None:

@@ -1,5 +1,6 @@
 """What compressed layers become: modules that hold less and compute the same."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -74,6 +75,35 @@ class AttentionRounding(nn.Module):
         self.value, self.probs = InputRounding(bits), InputRounding(bits)
 
 
+def whole_product(rounded: Tensor, codes: Tensor) -> Tensor:
+    """(n, in) @ (in, out) of whole numbers in [-127, 127], exactly, in the way that is fast where they are; float32.
+
+    torch multiplies bytes well where the processor does (VNNI, AMX), and elsewhere many times more slowly than floats.
+    Products of 1024 of them are whole numbers under 2^24, which float32 holds, and their sum is taken in float64.
+    """
+    if multiplies_bytes(rounded, codes):
+        return torch._int_mm(rounded.to(torch.int8), codes).float()
+    parts = zip(rounded.split(1024, 1), codes.split(1024, 0), strict=True)
+    products = [some @ others.float() for some, others in parts]
+    return products[0] if len(products) == 1 else torch.stack(products).sum(0, dtype=torch.float64).float()
+
+
+def multiplies_bytes(rounded: Tensor, codes: Tensor) -> bool:
+    """Whether torch has a fast product of bytes for these."""
+    if rounded.is_cuda:  # its kernel wants more than 16 rows, and multiples of 8
+        return len(rounded) > 16 and not any(size % 8 for size in codes.shape)
+    return processor_multiplies_bytes()
+
+
+@cache
+def processor_multiplies_bytes() -> bool:
+    """Whether this one does: what is not x86 is taken to."""
+    known = torch.cpu.get_capabilities()
+    return known.get("architecture") != "x86_64" or any(
+        known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
+
+
 class IntLinear(nn.Module):
     """Eight-bit integers times one scale per output; activations rounded per token (no token sees its neighbours).
 
@@ -115,8 +145,8 @@ class IntLinear(nn.Module):
             rounded = straight_through(rounded * step, x.float())
             y = rounded @ (self.codes.float() * self.scale)
         else:
-            flat = rounded.to(torch.int8).reshape(-1, self.in_features)
-            y = torch._int_mm(flat, self.codes).view(*x.shape[:-1], self.out_features) * step * self.scale
+            flat = rounded.reshape(-1, self.in_features)
+            y = whole_product(flat, self.codes).view(*x.shape[:-1], self.out_features) * step * self.scale
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
 

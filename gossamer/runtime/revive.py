@@ -88,10 +88,12 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         """Write an artefact again (see gossamer.runtime.revive.write); cut off, it leaves what will not load."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
+        with TemporaryDirectory(prefix=".part-", dir=folder) as part:  # on the same disk, whatever is mounted here
             write(self, Path(part), **options)
             for stale in (*DERIVED, "config.json"):  # the first tell of the weights as they were
                 (folder / stale).unlink(missing_ok=True)
+            for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+                old.unlink()  # cut into other pieces, they would be read in place of the new ones
             for file in sorted(Path(part).iterdir(), key=lambda file: file.name == "config.json"):
                 os.replace(file, folder / file.name)
         seal(folder)

@@ -118,17 +118,17 @@ class TokenThreshold(Walk):
 
     importance of token j = mean over heads of the sum over the text's present tokens q of A[q, j], divided by `length`;
     threshold of layer i = final * i / depth + delta_i.  `length` is one number for all texts, as in the authors' code,
-    which pads to it: the mean importance is 1 / length for short texts and for long ones, while divided by each text's
-    own length no threshold could fit both.  The first token is never dropped.  While training, `soft` weighs the
-    layer's output by sigmoid((importance - threshold) / heat); hard, dropped tokens are hidden and frozen, which equals
-    their leaving.
+    which pads to it: the mean importance is 1 / length for short texts and for long ones.  None: each text's own, as in
+    the first artefacts; then no threshold fits both.  The first token is never dropped.  While training, `soft` weighs
+    the layer's output by sigmoid((importance - threshold) / heat); hard, dropped tokens are hidden and frozen, which
+    equals their leaving.
     """
 
     dynamic, listens = True, True
     needs_attention = True
     floor = 1e-5  # what a hidden key can receive by rounding
 
-    def __init__(self, depth: int, final: float = 0.01, heat: float = 1e-3, length: int = 128) -> None:
+    def __init__(self, depth: int, final: float = 0.01, heat: float = 1e-3, length: int | None = None) -> None:
         super().__init__()
         self.depth, self.final, self.heat, self.length = depth, final, heat, length
         self.soft, self.gathers = False, True
@@ -143,7 +143,7 @@ class TokenThreshold(Walk):
         """(b, t): the attention that each token receives, per head, over `length`."""
         queries = passage.valid & ~passage.memory.get("dropped", torch.zeros_like(passage.valid))
         received = (heard.probs.float().mean(1) * queries[:, :, None]).sum(1)
-        return received / self.length
+        return received / (passage.lengths[:, None] if self.length is None else self.length)
 
     def between(self, passage: Passage, heard: Heard | None) -> None:
         """Let go of the tokens that receive too little."""

@@ -60,8 +60,16 @@ def test_the_submission_is_the_official_file_and_never_replaced_unasked(sst2: Pa
     found = benchmark("glue/SST-2", Guess(), data=sst2, submission=tmp_path / "out")
     lines = Path(found["submission"]).read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 1822 and lines[1] == "0\t1"
+    asked: list[int] = []
+
+    class Counted(Guess):
+        def logits(self, texts: Any, pairs: Any = None, batch_size: int = 32) -> Any:
+            asked.append(len(texts))
+            return super().logits(texts, pairs, batch_size)
+
     with pytest.raises(ValueError, match="exists"):
-        benchmark("glue/SST-2", Guess(), data=sst2, submission=tmp_path / "out")
+        benchmark("glue/SST-2", Counted(), data=sst2, submission=tmp_path / "out")
+    assert not asked, "known before anything is asked"
     benchmark("glue/SST-2", Guess(), data=sst2, submission=tmp_path / "out", replace=True)
 
 
@@ -96,7 +104,15 @@ def test_predictions_of_a_question_answering_system(tmp_path: Path) -> None:
     assert found["examples"] == 1 and found["scores"]["exact_match"] == 1
 
 
+def test_options_without_a_use_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="clinc150 has no use for --submission; leave it out"):
+        benchmark("clinc150", Guess(), data=tmp_path, submission=tmp_path)
+    with pytest.raises(ValueError, match="squad has no use for --labels; leave it out"):
+        benchmark("squad", "said.json", data=tmp_path, labels=("a",))
+
+
 def test_a_name_that_is_none() -> None:
+    assert "superglue/COPA" not in names()
     assert {"glue/SST-2", "superglue/BoolQ", "elue/SST-2", "clinc150", "squad", "efficientqa"} <= set(names())
     with pytest.raises(ValueError, match=r"no benchmark 'glu'; expected one of glue/CoLA, "):
         benchmark("glu", Guess(), data=".")

@@ -97,10 +97,10 @@ def test_energy_says_how_it_was_had() -> None:
 
 
 def test_what_cannot_be_had_costs_nothing_else() -> None:
-    report = run(only=["quality"], more=["reasons", "energy"], region="Atlantis", energy_seconds=0.01)
+    report = run(only=["quality"], more=["reasons", "energy"], energy_seconds=-1.0)
     one = report["compressed"]
     assert "attributions need both models in torch" in one["errors"]["reasons"]
-    assert "Atlantis" in one["errors"]["energy"] and one["quality"]["value"] == pytest.approx(0.45)
+    assert "seconds" in one["errors"]["energy"] and one["quality"]["value"] == pytest.approx(0.45)
     assert json.loads(json.dumps(report)) == report
 
 
@@ -108,6 +108,8 @@ def test_names_that_are_none() -> None:
     assert wanted(["speed"], ["energy"]) == {"speed", "energy"} and wanted() == set(ALWAYS)
     with pytest.raises(ValueError, match=r"cannot measure 'taste'; expected one or more of quality, .*reasons"):
         run(only=["taste"])
+    with pytest.raises(ValueError, match="no carbon intensity for the region 'Atlantis'"):
+        run(more=["energy"], region="Atlantis")
     assert not set(ALWAYS) & set(ASKED)
 
 

@@ -12,7 +12,7 @@ from gossamer.measure.cold import Cold, cold, once
 def test_sides_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def fake(folder: Path, engine: str, text: str) -> tuple[float, int]:
+    def fake(folder: Path, engine: str, text: str, pair: str | None, threads: int) -> tuple[float, int]:
         seen.append(folder.name)
         return (100.0, 1) if len(seen) <= 2 else (len(seen), 10 * len(seen))
 
@@ -23,7 +23,7 @@ def test_sides_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest.
 
 
 def test_one_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(folder: Path, engine: str, text: str) -> tuple[float, int]:
+    def fake(folder: Path, engine: str, text: str, pair: str | None, threads: int) -> tuple[float, int]:
         if folder.name == "broken":
             raise ValueError("no weights")
         return 1.0, 2
@@ -31,6 +31,13 @@ def test_one_that_fails_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "once", fake)
     found: dict[str, Any] = cold({"bad": (Path("broken"), "torch"), "good": (Path("fine"), "torch")}, "x")
     assert found == {"bad": "no weights", "good": Cold(1.0, 2, 3)}
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(module, "LONGEST", 0.5)
+    found = cold({"a": (tmp_path, "torch")}, "x")
+    assert isinstance(found["a"], str) and "timed out after 0.5 seconds" in found["a"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.measure.slices import bands, rarity, slices, worst
+from gossamer.measure.slices import bands, paired, rarity, slices, worst
 
 
 def logits(answers: list[int], classes: int = 2, sure: float = 4.0) -> np.ndarray:
@@ -88,3 +88,17 @@ def test_what_does_not_fit_is_told() -> None:
         slices(logits([0]), logits([0]), ["a"], parts=0)
     with pytest.raises(ValueError, match="answers of the student are not numbers"):
         slices(logits([0]), logits([0]) * np.nan, ["a"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+def test_an_interval_holds_what_was_found_and_is_never_sure(bad: int, good: int, rest: int) -> None:
+    n = max(1, bad + good + rest)
+    low, high = paired(bad, good, n)
+    assert -1 <= low <= (bad - good) / n <= high <= 1 and high > low
+    mirrored = paired(good, bad, n)
+    assert mirrored[0] == pytest.approx(-high) and mirrored[1] == pytest.approx(-low)
+
+
+def test_few_examples_without_a_flip_say_little() -> None:
+    assert paired(0, 0, 4)[1] > 0.2 > paired(0, 0, 400)[1]

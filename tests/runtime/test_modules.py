@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from gossamer.anatomy import blocks
 from gossamer.forms import Rounded, Ternary
+from gossamer.runtime import modules
 from gossamer.runtime.changes import build, describe
 from gossamer.runtime.modules import (
     AttentionRounding,
@@ -244,3 +245,21 @@ def test_copies_are_independent() -> None:
     other = copy.deepcopy(module)
     other.codes.zero_()
     assert module.codes.any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 5), st.sampled_from([1, 7, 1024, 1025, 3000]), st.integers(1, 4), st.booleans(), st.integers(0, 99)
+)
+def test_products_of_whole_numbers_are_exact_either_way(
+    rows: int, inside: int, out: int, fast: bool, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    extreme = seed % 3 == 0
+    a, b = (torch.randint(-127, 128, size, generator=draw) for size in ((rows, inside), (inside, out)))
+    if extreme:
+        a, b = torch.full_like(a, 127), torch.full_like(b, 127)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modules, "multiplies_bytes", lambda *given: fast)
+        found = modules.whole_product(a.float(), b.to(torch.int8))
+    assert found.dtype == torch.float32 and torch.equal(found, (a @ b).float())

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
+from torch import nn
+
 from gossamer.anatomy import blocks, width
 from gossamer.budget import Budget
 from gossamer.fields import Between
@@ -21,6 +23,7 @@ from gossamer.gates import compact, hidden_tables, living
 from gossamer.job import Job
 from gossamer.loss import Logits, Loss, NearestHidden
 from gossamer.train import Moment, Train, length
+from gossamer.walking import order
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class CoFi:
                 gate.draw()
 
         tables = hidden_tables(model)
-        layerwise.living = budget.living
+        layerwise.living = lambda: played(model, budget.living())
         prune = Train(
             objective() + budget, epochs=self.prune_epochs, lr=self.lr, warmup=0.0, decay=0.0,
             extra_schedule="constant", each_step=draw, without=tables, name="prune",
@@ -68,10 +71,15 @@ class CoFi:
         layerwise.weight = 1.0
         cut = compact(model)
         layerwise.narrow(cut.hidden)
-        left = [living(block) for block in blocks(model)]
+        left = played(model, [living(block) for block in blocks(model)])
         layerwise.living = lambda: left
         if self.tune_epochs:
             yield Train(
                 objective(), epochs=self.tune_epochs, lr=self.lr, warmup=0.0, decay=0.0, without=tables,
                 name="tune the small one",
             )  # fmt: skip
+
+
+def played(model: nn.Module, alive: list[bool]) -> list[bool]:
+    """What is said of the stored layers of the first tower, said of each that an example passes."""
+    return [alive[i] for i in order(model)]

@@ -24,7 +24,10 @@ from gossamer.walking import depth, walk
 
 @dataclass(frozen=True)
 class LTP:
-    """Learned token pruning.  price: lambda; heat: T of the soft mask; threshold: where the last layer's starts."""
+    """Learned token pruning.  price: lambda; heat: T of the soft mask; threshold: where the last layer's starts.
+
+    length: what the attention that a token receives is divided by; its mean over any text's tokens is 1 / length.
+    """
 
     rows: ClassVar[tuple[str, ...]] = ("ltp",)
     kind: ClassVar[str] = "walk"
@@ -32,6 +35,7 @@ class LTP:
     price: Annotated[float, Between(0.0, 1.0)] = 0.1
     heat: Annotated[float, Between(1e-5, 1e-1)] = 1e-3
     threshold: Annotated[float, Between(1e-4, 0.5)] = 0.01
+    length: Annotated[int, Between(8, 8192)] = 128
     soft_epochs: Annotated[float, Between(0.1, 100)] = 2.0
     hard_epochs: Annotated[float, Between(0.1, 100)] = 3.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
@@ -39,7 +43,7 @@ class LTP:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Soft, then hard."""
-        thresholds = TokenThreshold(depth(job.model), self.threshold, self.heat)
+        thresholds = TokenThreshold(depth(job.model), self.threshold, self.heat, self.length)
         walk(job.model, thresholds)
         thresholds.soft = True
         loss = Task() + self.price * Kept(thresholds)

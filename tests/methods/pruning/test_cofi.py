@@ -12,8 +12,8 @@ from gossamer.forms import formed
 from gossamer.gates import HardConcrete, PartialNorm
 from gossamer.methods.pruning.cofi import CoFi
 from gossamer.teacher import Teacher
-from gossamer.train import Lesson, Train, train
-from tests import jobs
+from gossamer.train import Lesson, Train, drive, train
+from tests import jobs, small
 
 QUICK = {"gate_lr": 0.3, "warmup": 0.2, "lr": 1e-4}
 
@@ -83,3 +83,18 @@ def test_a_short_stage_gives_gates_the_rate_to_close(tmp_path: Path) -> None:
         at = jobs.job(tmp_path, max_steps=steps)
         assert next(CoFi(prune_epochs=100)(at)).extra_lr == pytest.approx(rate)
     assert next(CoFi(prune_epochs=100, gate_lr=0.9)(jobs.job(tmp_path, max_steps=24))).extra_lr == 0.9
+
+
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_layers_that_play_are_those_that_are_pulled(tmp_path: Path, family: str) -> None:
+    """ALBERT's one layer plays several times: a word for each layer that the loss sees."""
+    at = jobs.job(tmp_path, family, max_steps=1)
+    stage = next(CoFi(0.5, hidden=False, **QUICK)(at))
+    train(at, stage)
+    assert at.log
+
+
+def test_shared_layers_are_pruned_too(tmp_path: Path) -> None:
+    at = small.again(small.after(small.job(tmp_path / "a"), "Share"), tmp_path / "b")
+    drive(at, CoFi(0.5, prune_epochs=1, tune_epochs=1))
+    assert at.log
