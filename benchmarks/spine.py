@@ -43,21 +43,20 @@ from gossamer.pipeline import FineTune, faster_in_bf16, opened, prepared
 from gossamer.task import of
 from gossamer.train import drive
 
-COFI, THESEUS = "CoFi(0.5, warmup=0.5, lr=1e-4)", "Theseus(layers=3, lr=2e-4)"
-LTP = "LTP(threshold=0.004, lr=5e-5)"
+COFI = "CoFi(0.5, warmup=0.5, lr=1e-4)"
 RECIPES = {
     "CoFi": COFI,
     "TinyBERT": "TinyBERT(layers=3, hidden=0, general_epochs=0.0)",
-    "Theseus": THESEUS,
+    "Theseus": "Theseus(layers=3, lr=2e-4)",
     "DRONE": "DRONE(keep=0.5, lr=5e-5)",
     "TernaryBERT": "TernaryBERT(lr=1e-4)",
     "PABEE": "PABEE(patience=2, lr=1e-4)",
-    "LTP": LTP,
+    "LTP": "LTP(threshold=0.004, lr=5e-5)",
     "Share": "Share(groups=3)",
     "Int8": "Int8()",
     "CoFi, Int8": f"then({COFI}, Int8())",
-    "Theseus, PABEE": f"then({THESEUS}, PABEE(patience=1, lr=1e-4))",
-    "CoFi, LTP, Int8": f"then({COFI}, {LTP}, Int8())",
+    "Theseus, PABEE": "then(Theseus(layers=3, lr=5e-5), PABEE(patience=1))",
+    "CoFi, LTP, Int8": f"then({COFI}, LTP(), Int8())",
 }
 SCHEDULE = Schedule(singles=40, pool=64, rounds=3, seconds=15.0)
 TEACHER_EPOCHS = 1.25
