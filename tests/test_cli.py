@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -417,7 +418,10 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path) -> None:
 def test_ctrl_c_while_waiting_for_input(tmp_path: Path) -> None:
     code = f"import sys; sys.argv = ['gossamer', 'predict', 'f', '--output', 'out']{PREDICTS}"
     code += "\nprint('ready', flush=True)\nfrom gossamer.cli import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs have it turned off
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path, preexec_fn=heard
+    )
     assert process.stdout is not None and process.stdin is not None
     process.stdout.readline()
     deadline = time.monotonic() + 60

@@ -40,6 +40,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artefact, "in_fresh_process", lambda folder: None)
 
 
+def listen() -> None:
+    """In a child: hear Ctrl-C, also where the tests run in the background of a shell, which turns it off."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def compress(place: Path, out: Path, model: str = "tuned", recipe: str = "Int8()", **more: Any) -> dict[str, Any]:
     given = {"data": place / "data.csv", "max_steps": 2, "autocast": False, "measuring": QUICK} | more
     return pipeline.compress(str(place / model), recipe, out=out, **given)
@@ -187,7 +192,9 @@ def test_ctrl_c_ends_with_130_and_resume_goes_on(place: Path, tmp_path: Path) ->
         "--recipe", "then(Share(groups=2, epochs=40), PABEE(patience=1, epochs=1.0))", "--out", str(out),
         "--no-autocast",
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ALONE) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ALONE, preexec_fn=listen
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("with export"):  # the plan is told, training begins

@@ -77,6 +77,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     batches = _probes(folder, known, tokenizer, [*(probes or ()), *_texts()], model.config.vocab_size)
     program = _program(model, batches[0], known)
     graph.narrow(program)
+    graph.apart(program)
     common.ClearMetadataAndDocStringPass()(program)  # stack traces, with the paths of whoever exported
     shared, own = graph.share(program, folder)
     partial = folder / f"{GRAPH}.partial"

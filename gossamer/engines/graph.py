@@ -204,6 +204,24 @@ def stored(folder: Path) -> list[Stored]:
     return found
 
 
+def apart(model: ir.Model) -> int:
+    """Let each product of integers name its weight for itself, where layers share one; names added.
+
+    The bytes stay shared (see `share`).  Without VNNI, ONNX Runtime rewrites such weights product by product, and fails
+    on a name that it has rewritten already.
+    """
+    added = 0
+    for value in list(model.graph.initializers.values()):
+        uses = [use for use in value.uses() if use.node.op_type == "MatMulIntegerToFloat" and use.idx == 1]
+        for use in uses[1:]:
+            added += 1
+            name = f"{value.name}.again_{added}"
+            again = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
+            model.graph.register_initializer(again)
+            use.node.replace_input_with(use.idx, again)
+    return added
+
+
 def share(model: ir.Model, folder: Path) -> tuple[int, int]:
     """Let the graph's weights be the bytes of the folder's model.safetensors; bytes shared, bytes of the graph's own.
 

@@ -41,7 +41,7 @@ def test_law_3_a_dry_run_leaves_it_finite(name: str, tmp_path: Path) -> None:
     job.plan, job.dry = [], True
     drive(job, small.method(name))
     assert finite(job.model) and not (tmp_path / "job").exists()
-    assert all(set(stage) == {"stage", "steps", "reads"} for stage in job.plan)
+    assert all(set(stage) == {"stage", "steps", "reads", "teacher"} for stage in job.plan)
     assert len({stage["stage"] for stage in job.plan}) == len(job.plan)
 
 
