@@ -63,15 +63,15 @@ TEACHER_EPOCHS = 1.25
 
 NOTES = """Why some rows are as they are:
 
-- Early exits: the first token's state, which classifiers read, hardly depends on the text before the fifth layer of this
-  encoder (its makers pooled the mean of all tokens): the exits' logits at layers 1 to 4 differ by 1e-3 between texts at
-  most, so those exits give the majority class, and repeat it. A patience of 2 or less lets everybody go at that answer
-  (58.1 %, the combination with Theseus); a patience of 4 waits for the fifth layer. More training moves the answer down.
-- Theseus at its paper's rate (2e-5 to 5e-5) gave the majority class as well after so few steps; at 2e-4 it learns.
-- LTP at its default threshold of 1.28 times the mean importance let go of too much for so little training (60 %, the
-  combination with CoFi and Int8); here the threshold is half the mean. Tokens leave, but looking for them needs the
-  attention's probabilities, which fused kernels do not give: at batch 1 that costs more than it saves on short texts.
-- Integers and token skipping together run on torch, which multiplies bytes slowly without VNNI.
+- Early exits: the first token's state, which classifiers read, hardly depends on the text before the fifth layer of
+  this encoder (its makers pooled the mean of all tokens): the logits of the exits at layers 1 to 4 differ by about 1e-3
+  between texts at most, so those exits give the majority class, and repeat it. With a patience of 1 or 2 everybody
+  leaves with that answer (58.1 %, as in the combination with Theseus); a patience of 4 waits for the fifth layer.
+- Theseus at a rate of 5e-5, as in that combination, gave the majority class after so few steps; at 2e-4 it learns.
+- LTP at its default threshold, 1.28 times the mean importance, gave 60 % after so little training (in the combination
+  with CoFi and Int8 it is used so); in its own row the threshold is half the mean. Tokens leave, but looking for them
+  needs the attention's probabilities, which fused kernels do not give: at batch 1 that costs more than it saves here.
+- Token skipping and integers together run on torch, which multiplies bytes slowly without VNNI.
 """
 
 
