@@ -212,7 +212,7 @@ def bars(one: Mapping[str, Any]) -> list[Bar]:
     """What became of each slice, losses to the left; without labels, the agreement that is missing."""
     found = []
     for s in one["slices"]:
-        change = s["agreement"] - 1 if s["damage"] is None else -s["damage"]
+        change = s["agreement"] - 1 if s["damage"] is None else 0.0 - s["damage"]
         ends = (change, change) if s["low"] is None else (-s["high"], -s["low"])
         found.append((s, change, *ends))
     reach = max(0.02, *(abs(v) for _, *values in found for v in values))
@@ -285,7 +285,7 @@ def _log_ticks(scale: Scale) -> list[Tick]:
 def _split(line: str) -> tuple[str, str]:
     """A line of the kind **Name**: words, as its two parts."""
     name, _, words = line.removeprefix("**").partition("**")
-    return name, words.lstrip(": ")
+    return name, words.lstrip(": ").replace("**", "")
 
 
 __all__ = ["Bar", "Line", "Mark", "Picture", "Scale", "Tick", "bars", "render", "short", "spread", "trade", "write"]
