@@ -6,7 +6,7 @@ quote cannot swallow the rows below it, and only a line feed ends a row.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,17 @@ def write(path: str | Path, text: str, replace: bool = False) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return place
+
+
+def complete(names: Sequence[str], given: Iterable[str]) -> None:
+    """Raise ValueError unless a submission has all its tasks, and no others."""
+    told = list(given)
+    lacking, strange = [name for name in names if name not in told], [name for name in told if name not in names]
+    if lacking or strange:
+        raise ValueError(
+            f"a submission has {', '.join(names)}; missing: {', '.join(lacking) or 'none'}; unknown: "
+            f"{', '.join(strange) or 'none'} (`submission` gives the text of one file)"
+        )
 
 
 def write_all(texts: dict[Path, str], replace: bool = False) -> list[Path]:

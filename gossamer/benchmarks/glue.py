@@ -21,7 +21,7 @@ import numpy as np
 from gossamer.data import Data, Split
 
 from . import scores
-from .files import Table, classes, found, table, write_all
+from .files import Table, classes, complete, found, table, write_all
 
 Metric = Callable[[Any, Any], float]
 
@@ -199,13 +199,7 @@ def submit(predictions: Mapping[str, Any], folder: str | Path, *, replace: bool 
     Raises ValueError before anything is written: a task that is missing or unknown, a file that exists without
     `replace`, what `submission` refuses.
     """
-    names = [task.name for task in TASKS]
-    lacking, strange = [one for one in names if one not in predictions], [o for o in predictions if o not in names]
-    if lacking or strange:
-        raise ValueError(
-            f"a submission has {', '.join(names)}; missing: {', '.join(lacking) or 'none'}; unknown: "
-            f"{', '.join(strange) or 'none'} (`submission` gives the text of one file)"
-        )
+    complete([task.name for task in TASKS], predictions)
     place = Path(folder)
     texts = {place / f"{task.name}.tsv": submission(task, predictions[task.name]) for task in TASKS}
     return write_all(texts, replace)

@@ -13,6 +13,7 @@ higher rate acts on the places that a lower one acts on, and more (WordSwap asid
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -61,7 +62,7 @@ def neighbours(letter: str) -> str:
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class Disturbance(ABC):
     """A text in, the disturbed text out.
 
     rate: the share of the places where it may act that it acts on, on average, from 0 to 1.
@@ -100,9 +101,9 @@ class Disturbance:
         edited = self.edit(text, draw)
         return edited if edited.strip() else text
 
+    @abstractmethod
     def edit(self, text: str, draw: Draw) -> str:
         """The text, disturbed by what `draw` says; may come out empty."""
-        raise NotImplementedError
 
 
 def disturbed(texts: Sequence[str], disturbance: Disturbance, seed: int = 0) -> list[str]:
