@@ -47,6 +47,9 @@ Data = Annotated[str, typer.Option(help="csv, tsv, jsonl or parquet file, folder
 Text = Annotated[str, typer.Option("--text", help="Column of the text.")]
 Pair = Annotated[str, typer.Option("--pair", help="Column of the second text.")]
 Label = Annotated[str, typer.Option("--label", help="Column of the label.")]
+TaskKind = Annotated[
+    str | None, typer.Option("--task", metavar="KIND", help="text-classification, token-classification, masked-lm, ...")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
 
@@ -88,6 +91,7 @@ def compress(
     text: Text = "text",
     pair: Pair = "text_pair",
     label: Label = "label",
+    task: TaskKind = None,
     autocast: Annotated[bool | None, typer.Option(help="Train in bf16; default: where it is faster.")] = None,
     report_to: Annotated[str | None, typer.Option(metavar="NAME", help="A tracker, as transformers names it.")] = None,
 ) -> None:
@@ -113,6 +117,7 @@ def compress(
             text=text,
             pair=pair,
             label=label,
+            task=task,
             autocast="auto" if autocast is None else autocast,
             report_to=report_to,
             progress=bar,
@@ -137,6 +142,9 @@ def measure(
     robustness: Annotated[bool, typer.Option("--robustness", help="And under disturbed texts.")] = False,
     attack: Annotated[bool, typer.Option("--attack", help="And under substitution of words, on 50 texts.")] = False,
     far: Annotated[str | None, typer.Option(metavar="DATA", help="And on texts of another domain.")] = None,
+    reseeded: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="And what another seed of the baseline changes.")
+    ] = None,
     energy: Annotated[bool, typer.Option("--energy", help="And joules and CO2; half a minute a side.")] = False,
     reasons: Annotated[bool, typer.Option("--reasons", help="And which tokens count, for both models.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="And fresh processes: first answer, peak memory.")] = False,
@@ -147,6 +155,7 @@ def measure(
     text: Text = "text",
     pair: Pair = "text_pair",
     label: Label = "label",
+    task: TaskKind = None,
 ) -> None:
     """Measure artefacts and a baseline together: quality, size, speed, loyalty, and what else is asked for."""
     from gossamer.measure import measure as run
@@ -175,9 +184,11 @@ def measure(
                     more=[name for name, asked in flags.items() if asked],
                     region=region,
                     far=far,
+                    reseeded=reseeded,
                     text=text,
                     pair=pair,
                     label=label,
+                    task=task,
                     progress=bar,
                 )
             if stream is not None:
@@ -245,6 +256,7 @@ def check(
     text: Text = "text",
     pair: Pair = "text_pair",
     label: Label = "label",
+    task: TaskKind = None,
 ) -> None:
     """Hold an artefact against what was promised: a line per criterion, exit code 0 if all are met, 1 if not."""
     from dataclasses import asdict
@@ -266,7 +278,17 @@ def check(
         cpu=cpu,
     )
     with progress() as bar:
-        found = run(artefact, promise, data=data, baseline=baseline, text=text, pair=pair, label=label, progress=bar)
+        found = run(
+            artefact,
+            promise,
+            data=data,
+            baseline=baseline,
+            text=text,
+            pair=pair,
+            label=label,
+            task=task,
+            progress=bar,
+        )
     if as_json:
         print_json([asdict(one) for one in found])
     else:
@@ -282,14 +304,18 @@ def predict(
     output: Annotated[str, typer.Option("--output", metavar="FILE", help="Where the jsonl goes.")] = "-",
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     echo: Annotated[bool, typer.Option("--echo", help="Repeat the text in each answer.")] = False,
+    text: Text = "text",
+    pair: Pair = "text_pair",
     force: Force = False,
 ) -> None:
-    """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}."""
-    from gossamer.data import lines
+    """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}, or as the task has it."""
+    from gossamer.data import columns_of, lines
     from gossamer.engines import load
 
     with writing(output, force) as stream:
-        given, answer = lines(source), load(artefact)
+        answer = load(artefact)
+        columns = columns_of(answer.task.kind, text, pair, None)
+        given = lines(source, text=columns[1], pair=columns[2], words=True)
         typed = source == "-" and sys.stdin.isatty()
         if typed:
             print("reading texts from the terminal, one a line; Ctrl-D ends", file=sys.stderr)
@@ -297,8 +323,8 @@ def predict(
             for alone, rows in groupby(window, key=lambda row: row[1] is None):
                 texts, pairs = map(list, zip(*rows, strict=True))
                 answers = answer(texts, None if alone else pairs, batch_size=batch_size)
-                for text, pair, said in zip(texts, pairs, answers, strict=True):
-                    asked = {"text": text} | ({} if alone else {"text_pair": pair}) if echo else {}
+                for first, second, said in zip(texts, pairs, answers, strict=True):
+                    asked = {columns[1]: first} | ({} if alone else {columns[2]: second}) if echo else {}
                     print(json.dumps(asked | said, ensure_ascii=False), file=stream)
             stream.flush()  # a filter's answers go on at once
 

@@ -9,14 +9,14 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from gossamer.labels import Values, some, translation, values
-from gossamer.rows import Record, decoded, form_of, raw_lines, records, records_in, string
+from gossamer.labels import numbers, passages, some, tags, targets, translation, values
+from gossamer.rows import Record, Rows, decoded, form_of, raw_lines, records, records_in, string
 from gossamer.sources import EMBEDDED, absent, find
 
 SNIPPET_CLASSES = ("rotten", "fresh")  # of the embedded data: the second is the good one, as in SST-2
@@ -26,11 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Examples in the order they were read. labels: class indices, or numbers (regression), or None."""
+    """Examples in the order they were read.
+
+    labels: class indices, or numbers (regression), or None; for other tasks a tuple of class indices (tags), of answers
+    (text, first character), or the target text.
+    """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None = None
-    labels: tuple[int | float, ...] | None = None
+    labels: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
         """How many examples."""
@@ -56,7 +60,8 @@ class Data:
     """Train, dev and test.
 
     labels: the names of the classes, None where the labels are numbers (regression) or there are none.
-    fingerprint: sha256 of all of it but the name; worked out where it is not given.
+    fingerprint: sha256 of all of it but the name; worked out where it is not given.  kind: of the task it was read for,
+    None where the labels say it (text-classification or text-regression).
     """
 
     name: str
@@ -65,6 +70,7 @@ class Data:
     test: Split | None
     labels: tuple[str, ...] | None
     fingerprint: str = ""
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         """Take the fingerprint: a tenth of a second for 50 MB of text."""
@@ -81,7 +87,11 @@ class Data:
         """One line: the name, the sizes, the classes with their shares."""
         first = next(iter(self.splits.values()))
         sizes = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
-        if first.labels is None:
+        if self.kind is not None and self.labels is not None:
+            what = f"{len(self.labels)} tags"
+        elif self.kind is not None:
+            what = f"for {self.kind}"
+        elif first.labels is None:
             what = "no labels"
         elif self.labels is None:
             what = f"numbers from {min(first.labels):g} to {max(first.labels):g}"
@@ -99,16 +109,22 @@ class Data:
         """
         if labels == self.labels or all(split.labels is None for split in self.splits.values()):
             return self
+        if self.kind is not None and self.labels is None:  # spans, texts or numbers: nothing to be renamed
+            return self
         if self.labels is None:
             raise ValueError(
                 f"{self.name} has numbers for labels, but the model knows the classes {some(labels or ())}"
             )
         to = translation(self.labels, labels, self.name)
+
+        def renamed(label: Any) -> Any:
+            return tuple(to[int(i)] for i in label) if isinstance(label, tuple) else to[int(label)]
+
         turned = {
-            name: replace(split, labels=split.labels and tuple(to[int(i)] for i in split.labels))
+            name: replace(split, labels=split.labels and tuple(map(renamed, split.labels)))
             for name, split in self.splits.items()
         }
-        return Data(self.name, turned.get("train"), turned.get("dev"), turned.get("test"), labels)
+        return Data(self.name, turned.get("train"), turned.get("dev"), turned.get("test"), labels, kind=self.kind)
 
 
 def read(
@@ -119,12 +135,16 @@ def read(
     label: str | None = "label",
     seed: int = 0,
     need: Sequence[str] = ("train", "test"),
+    task: str | None = None,
 ) -> Data:
     """Read labelled text.
 
     source: a csv, tsv, jsonl or parquet file, a folder with files called train, dev and test, a hub data set
         ("owner/name" or "owner/name:configuration"), or "rotten-tomatoes", which is embedded.
     text, pair, label: the columns; pairs are optional; label=None reads texts alone.
+    task: its kind (gossamer.task.TASKS); None: the labels say whether it is text-classification or text-regression.
+        A task has columns of its own (tokens and tags; question, context and answers; text and target), which hold
+        unless others are named, and may read formats of its own: .conll, SQuAD's .json, running text in .txt.
     need: the splits that must be there. One file is split 80/10/10: by the seed and the text, not by the order, each
         class alike, equal texts together. A missing dev is a tenth of train; a missing or unlabelled test is the dev,
         and a new dev a tenth of train. A file called test.csv is all test where only a test is needed.
@@ -137,13 +157,14 @@ def read(
     texts to split; a hub id without `datasets`, parquet without pyarrow.
     """
     assert set(need) <= {"train", "dev", "test"}, need
-    name, parts = find(source, text, pair, label, tuple(need))
+    kind, text, pair, label = columns_of(task, text, pair, label)
+    name, parts = find(source, text, pair, label, tuple(need), kind)
     labels: tuple[str, ...] | None = None
-    numbers: dict[str, Values] = {}
+    told: Mapping[str, tuple[Any, ...]] = {}
     if label is not None:
-        labels, numbers = values(parts, label)
-    splits = {part: Split(rows.texts, rows.pairs, numbers.get(part)) for part, rows in parts.items()}
-    for part in set(numbers) and set(splits) - set(numbers):
+        labels, told = _labels(kind, parts, label)
+    splits = {part: Split(rows.texts, rows.pairs, told.get(part)) for part, rows in parts.items()}
+    for part in set(told) and set(splits) - set(told):
         logger.warning("%s has no labels and is not used", parts[part].name)
         del splits[part]
     if len({split.pairs is None for split in splits.values()}) > 1:
@@ -160,10 +181,35 @@ def read(
     lacking = [split for split in need if split not in splits]
     if lacking:
         raise ValueError(f"{name} has {some(splits)}, expected {some(need)}; add a file called {lacking[0]}.csv")
-    data = Data(name, splits.get("train"), splits.get("dev"), splits.get("test"), labels)
+    data = Data(name, splits.get("train"), splits.get("dev"), splits.get("test"), labels, kind=kind)
     data = data.aligned(SNIPPET_CLASSES) if source == EMBEDDED and label is not None else data
     _remark(data)
     return data
+
+
+def columns_of(task: str | None, text: str, pair: str, label: str | None) -> tuple[str | None, str, str, str | None]:
+    """The kind of task where it is more than a class or a number, and its columns where no others were named."""
+    if task is None:
+        return None, text, pair, label
+    from gossamer.task import Classification, Regression, named
+
+    posed = named(task)
+    own = posed.columns
+    text, pair = own[0] if text == "text" else text, own[1] if pair == "text_pair" else pair
+    label = own[2] if label == "label" else label
+    return (None if posed in (Classification, Regression) else task), text, pair, label
+
+
+def _labels(
+    kind: str | None, parts: dict[str, Rows], label: str
+) -> tuple[tuple[str, ...] | None, Mapping[str, tuple[Any, ...]]]:
+    """The names of the classes, if any, and each split's labels as the kind of task has them."""
+    if kind is None:
+        return values(parts, label)
+    if kind == "token-classification":
+        return tags(parts, label)
+    as_it_is = {"question-answering": passages, "seq2seq": targets, "sentence-embedding": numbers}
+    return None, as_it_is[kind](parts, label)
 
 
 def _cut(split: Split, names: tuple[str, ...], seed: int, name: str) -> dict[str, Split]:
@@ -223,21 +269,27 @@ def _remark(data: Data) -> None:
 
 
 def lines(
-    source: str | Path | IO[Any], *, text: str = "text", pair: str = "text_pair", form: str | None = None
+    source: str | Path | IO[Any],
+    *,
+    text: str = "text",
+    pair: str = "text_pair",
+    form: str | None = None,
+    words: bool = False,
 ) -> Iterator[tuple[str, str | None]]:
     """The texts to predict, one by one and in constant memory: (text, its pair or None).
 
     source: a path, "-" for standard input, or an open stream. A path is read as its name says; anything but csv, tsv,
     jsonl and parquet is plain text: one text a line, empty lines too, so that answers stay in step. A stream is plain
     text unless it begins with a JSON object or a header that has the text column. form ("csv", "tsv", "jsonl", "text")
-    overrides. Raises FileNotFoundError at once; ValueError, as `read` does for files, while it is read.
+    overrides. words: a text may be a list of words, too. Raises FileNotFoundError at once; ValueError, as `read` does
+    for files, while it is read.
     """
     if form not in (None, "csv", "tsv", "jsonl", "text"):
         raise ValueError(f"form is '{form}', expected csv, tsv, jsonl or text")
     if not isinstance(source, (str, Path)) or source == "-":
         stream: Any = sys.stdin if source == "-" else source
         name = str(getattr(stream, "name", "") or "the input")
-        return _lines(getattr(stream, "buffer", stream), name, text, pair, form)
+        return _lines(getattr(stream, "buffer", stream), name, text, pair, form, words)
     path = Path(source).expanduser()
     if not path.exists():
         raise absent(path)
@@ -245,12 +297,12 @@ def lines(
         raise ValueError(f"'{path}' is a folder, expected a file; name one of its files")
     form = form or form_of(path) or "text"
     if form == "parquet":
-        return _texts(records_in(path, text, pair), str(path), text, pair)
-    return _lines(raw_lines(path), str(path), text, pair, form)
+        return _texts(records_in(path, text, pair), str(path), text, pair, words)
+    return _lines(raw_lines(path), str(path), text, pair, form, words)
 
 
 def _lines(
-    stream: Iterable[bytes | str], name: str, text: str, pair: str, form: str | None
+    stream: Iterable[bytes | str], name: str, text: str, pair: str, form: str | None, words: bool
 ) -> Iterator[tuple[str, str | None]]:
     """The texts of a stream; form None: look at its first line. ValueError: it is empty."""
     found = iter(stream)
@@ -262,13 +314,16 @@ def _lines(
     if form == "text":
         yield from ((line.removesuffix("\n").removesuffix("\r"), None) for line in decoded(whole, name))
     else:
-        yield from _texts(records(whole, form, name, text), name, text, pair)
+        yield from _texts(records(whole, form, name, text), name, text, pair, words)
 
 
-def _texts(found: Iterable[Record], name: str, text: str, pair: str) -> Iterator[tuple[str, str | None]]:
+def _texts(found: Iterable[Record], name: str, text: str, pair: str, words: bool) -> Iterator[tuple[str, str | None]]:
     for number, record in found:
         where = f"{name}, line {number}"
-        yield string(record, text, "text", where), string(record, pair, "pair", where) if pair in record else None
+        yield (
+            string(record, text, "text", where, words),
+            string(record, pair, "pair", where) if pair in record else None,
+        )
 
 
 def _form_of_line(first: bytes | str, text: str) -> str:

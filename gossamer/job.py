@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gossamer.task import Classification, Regression
+from gossamer.task import Said, Task
 
 Progress = Callable[[str, float], None]
 
@@ -35,7 +35,7 @@ class Job:
 
     model: Any
     teacher: Any
-    task: Classification | Regression
+    task: Task
     tokenizer: Any
     train: list[dict[str, Any]]
     dev: list[dict[str, Any]]
@@ -76,12 +76,20 @@ class Job:
         return self.task.collate(examples, self.pad_id)
 
     def batches(self, count: int, size: int = 32) -> Iterator[dict[str, Tensor]]:
-        """`count` training examples, evenly spaced over the data, in batches; without labels and places."""
+        """`count` training examples, evenly spaced over the data, in batches as the model is called with them."""
+        return (self.task.given(batch, labels=False) for batch in self._batches(count, size))
+
+    def said(self, count: int, size: int = 32) -> Iterator[tuple[dict[str, Tensor], Said]]:
+        """Those batches, and what the model says of each, by its labels too."""
+        for batch in self._batches(count, size):
+            yield batch, self.task.said(self.model(**self.task.given(batch)), batch)
+
+    def _batches(self, count: int, size: int) -> Iterator[dict[str, Tensor]]:
         picked = np.unique(np.linspace(0, len(self.train) - 1, min(count, len(self.train))).round().astype(int))
         chosen = sorted((self.train[i] for i in picked), key=lambda e: -len(e["input_ids"]))
         for at in range(0, len(chosen), size):
             batch = self.collate(chosen[at : at + size])
-            yield {k: v.to(self.device) for k, v in batch.items() if k != "index"}
+            yield {k: v.to(self.device) for k, v in batch.items()}
 
     def next_stage(self, name: str) -> Path:
         """The folder of the next stage; stages are counted from 1."""
@@ -139,14 +147,20 @@ def room(folder: Path) -> Iterator[None]:
 
 @torch.no_grad()
 def answers(model: nn.Module, job: Job, examples: Sequence[dict[str, Any]], size: int = 64) -> NDArray[np.float32]:
-    """The model's logits on encoded examples, in their order; (n, classes) or (n, 1)."""
+    """The model's logits on encoded examples, in their order; (n, classes) or (n, 1).
+
+    Raises:
+        ValueError: the task has more answers to a text than one.
+    """
+    if not job.task.per_text:
+        raise ValueError(f"{job.task.kind} has no one row of logits a text; measure it with gossamer.measure")
     model.eval()
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i]["input_ids"]))
     found: list[NDArray[np.float32] | None] = [None] * len(examples)
     for at in range(0, len(order), size):
         places = order[at : at + size]
         batch = job.collate([examples[i] for i in places])
-        given = {k: v.to(job.device) for k, v in batch.items() if k not in ("labels", "index")}
+        given = {k: v.to(job.device) for k, v in job.task.given(batch, labels=False).items()}
         logits = model(**given).logits.float().cpu().numpy()
         for i, row in zip(places, logits, strict=True):
             found[i] = row

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 from gossamer.rows import Rows, glimpse, no_column
 
@@ -88,6 +89,96 @@ def values(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...] | None, 
         )
     index = {name: order.index(classes[name]) for name in distinct if classes[name] in known}
     return tuple(order), {split: tuple(index[name] for name in names) for split, names in found.items()}
+
+
+def tags(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
+    """The names of the tags, and by split a tuple of class indices for each example, one for each word.
+
+    A cell is a list of names or numbers, or one string with spaces between them.  The splits "train" and "whole" say
+    which tags there are; without them all do.  ValueError: no tags, or something else in their place; a tag that is
+    unseen in training.
+    """
+    found = {split: [_tags(rows, i, label) for i in range(len(rows.texts))] for split, rows in parts.items()}
+    train = next((split for split in ("train", "whole") if split in parts), None)
+    known = {tag for one in (found[train] if train else chain.from_iterable(found.values())) for tag in one}
+    order = sorted(known, key=lambda tag: (tag != "O", int(tag) if tag.isdecimal() else 0, tag))
+    index = {tag: i for i, tag in enumerate(order)}
+    for split, rows in parts.items():
+        for place, one in zip(rows.places, found[split], strict=True):
+            strange = [tag for tag in one if tag not in index]
+            if strange:
+                raise ValueError(
+                    f"{rows.name}, line {place}: the tag '{strange[0]}' is unseen in training, where there are "
+                    f"{some(order)}; correct it, or add such examples to train"
+                )
+    return tuple(order), {split: tuple(tuple(index[t] for t in one) for one in all_) for split, all_ in found.items()}
+
+
+def _tags(rows: Rows, i: int, label: str) -> list[str]:
+    if rows.labels is None:
+        raise no_column(rows.name, label, rows.columns, "label")
+    cell = rows.labels[i]
+    found = cell.split() if isinstance(cell, str) else cell
+    if not isinstance(found, list) or not all(isinstance(tag, (str, int)) and str(tag).strip() for tag in found):
+        where = f"{rows.name}, line {rows.places[i]}"
+        raise ValueError(f"{where}: '{label}' is {glimpse(cell)}, expected a list of tags, one for each word")
+    return [str(tag).strip() for tag in found]
+
+
+def passages(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
+    """By split, for each question the tuple of its answers (text, first character in the context).
+
+    A cell is {"text": [...], "answer_start": [...]}, or a list of such with one of each.  ValueError: something else,
+    or an answer that does not stand where it says.
+    """
+    return {split: tuple(_passages(rows, i, label) for i in range(len(rows.texts))) for split, rows in parts.items()}
+
+
+def _passages(rows: Rows, i: int, label: str) -> tuple[tuple[str, int], ...]:
+    if rows.labels is None:
+        raise no_column(rows.name, label, rows.columns, "label")
+    cell, where = rows.labels[i], f"{rows.name}, line {rows.places[i]}"
+    try:
+        if isinstance(cell, dict):
+            found = list(zip(cell["text"], cell["answer_start"], strict=True))
+        else:
+            found = [(one["text"], one["answer_start"]) for one in cell or ()]
+        pairs = tuple((str(text), int(start)) for text, start in found)
+    except (KeyError, TypeError, ValueError) as error:
+        shape = '{"text": [...], "answer_start": [...]}'
+        raise ValueError(f"{where}: '{label}' is {glimpse(cell)}, expected {shape}") from error
+    context = rows.pairs[i] if rows.pairs else ""
+    for text, start in pairs:
+        if context[start : start + len(text)] != text:
+            raise ValueError(
+                f"{where}: the context has '{context[start : start + len(text)][:30]}' at character {start}, expected "
+                f"the answer '{text[:30]}'; correct answer_start"
+            )
+    return pairs
+
+
+def targets(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
+    """By split the target texts.  ValueError: there are none, or one is no string."""
+    for rows in parts.values():
+        if rows.labels is None:
+            raise no_column(rows.name, label, rows.columns, "label")
+        for place, cell in zip(rows.places, rows.labels, strict=True):
+            if not isinstance(cell, str):
+                raise ValueError(f"{rows.name}, line {place}: '{label}' is {glimpse(cell)}, expected a text")
+    return {split: tuple(rows.labels or ()) for split, rows in parts.items()}
+
+
+def numbers(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
+    """By split the labels as numbers, whole ones too.  ValueError: there are none, or one is no number."""
+    for rows in parts.values():
+        if is_bare(rows):
+            raise no_column(rows.name, label, rows.columns, "label")
+    found = {split: spelled(rows) for split, rows in parts.items()}
+    for split, names in found.items():
+        for place, name in zip(parts[split].places, names, strict=True):
+            if number(name) is None:
+                raise ValueError(f"{parts[split].name}, line {place}: '{label}' is '{name[:30]}', expected a number")
+    return {split: tuple(float(name) for name in names) for split, names in found.items()}
 
 
 def translation(have: tuple[str, ...], know: tuple[str, ...] | None, name: str) -> Values:

@@ -21,7 +21,8 @@ ALL = 0  # every layer
 class Step:
     """What a loss sees of one step of training.
 
-    student, teacher: traces of the same batch; teacher is None if no term reads it.  progress: 0 at the start of the
+    student, teacher: traces of the same batch, whose `out` is what gossamer.task.Said is: loss, logits (rows, classes);
+    teacher is None if no term reads it.  progress: 0 at the start of the
     stage, 1 at its end.
     """
 
@@ -123,7 +124,7 @@ class Task(Loss):
 class Logits(Loss):
     """Soft cross-entropy against the teacher (Hinton, Vinyals & Dean, 2015), as heat^2 KL(teacher || student).
 
-    The mean over the batch of the sum over the classes; for one label (regression) the squared error instead.
+    The mean over rows (texts, words, positions) of the sum over the classes; of numbers the squared error instead.
     """
 
     reads = Reads(logits=True)
@@ -133,9 +134,9 @@ class Logits(Loss):
         self.heat = heat
 
     def forward(self, step: Step) -> Tensor:
-        """logits: (B, classes)."""
+        """logits: (rows, classes)."""
         s, t = step.student.out.logits.float(), step.taught.out.logits.float()
-        if s.shape[-1] == 1:
+        if s.shape[-1] == 1 or getattr(step.student.out, "numbers", False):
             return F.mse_loss(s, t)
         s, t = (s / self.heat).log_softmax(-1), (t / self.heat).log_softmax(-1)
         return F.kl_div(s, t, reduction="batchmean", log_target=True) * self.heat**2

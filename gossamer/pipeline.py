@@ -19,7 +19,7 @@ from gossamer.data import Data, read
 from gossamer.job import Job, Progress
 from gossamer.loss import Task as TaskLoss
 from gossamer.plan import planned
-from gossamer.task import Classification, Regression, max_length, of, of_model
+from gossamer.task import Task, max_length, of, of_model
 from gossamer.train import Method, Train, drive
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def opened(name: str, data: Data) -> tuple[Any, Any, bool]:
     Raises:
         ValueError: nothing can be loaded under that name.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     place, task = located(name), of(data)
     try:
@@ -79,19 +80,23 @@ def opened(name: str, data: Data) -> tuple[Any, Any, bool]:
             f"{name} is neither a folder with a config.json nor a model that can be fetched "
             f"({str(error).splitlines()[0]}); give a folder, an artefact, a hub id or minilm"
         ) from error
-    ready = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
-    if ready:
-        its = of_model(getattr(config, "plain", config))
-        same = isinstance(its, Regression) == isinstance(task, Regression)
-        ready = same and (
-            isinstance(its, Regression) or (isinstance(task, Classification) and len(its.labels) == len(task.labels))
-        )
-    if ready:
-        load = artefact.load if Path(place).is_dir() else AutoModelForSequenceClassification.from_pretrained
+    auto = getattr(transformers, task.auto)
+    if _made_for(config, task):
+        load = artefact.load if Path(place).is_dir() else auto.from_pretrained
         return load(place).eval(), tokenizer, True
-    told = task.configure()
-    model = AutoModelForSequenceClassification.from_pretrained(place, **told, ignore_mismatched_sizes=True)
-    return model.eval(), tokenizer, False
+    try:
+        model = auto.from_pretrained(place, **task.configure(), ignore_mismatched_sizes=True)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be made a model for {task.kind}: {str(error).splitlines()[0]}") from error
+    return model.eval(), tokenizer, task.bare  # without a head, nothing is missing
+
+
+def _made_for(config: Any, task: Task) -> bool:
+    """Whether the model has a trained head for this task, with as many classes."""
+    if not config.architectures:
+        return False
+    its = of_model(getattr(config, "plain", config))
+    return type(its) is type(task) and len(getattr(its, "labels", ())) == len(getattr(task, "labels", ()))
 
 
 def compress(
@@ -109,6 +114,7 @@ def compress(
     text: str = "text",
     pair: str = "text_pair",
     label: str = "label",
+    task: str | None = None,
     autocast: bool | Literal["auto"] = "auto",
     report_to: str | None = None,
     progress: Progress | None = None,
@@ -123,6 +129,7 @@ def compress(
     kept in `out`-teacher.  teacher: whom to learn from instead.  max_steps: no stage takes more.
     minutes: where the job would take longer on this machine, every stage is shortened by the same share; an interrupted
     run keeps the share that it began with.  resume: continue an interrupted run of the same job.
+    task: its kind (gossamer.task.TASKS), by default text-classification or text-regression as the labels say.
     autocast: train in bfloat16.  longest: tokens read of a text at most.  teacher_out: where a fine-tuned teacher is
     kept.  measuring: options of gossamer.measure (schedule, examples, ...).
 
@@ -141,7 +148,7 @@ def compress(
     teachers = Path(teacher_out) if teacher_out is not None else out.with_name(f"{out.name}-teacher")
     if not resume:
         vacant(teachers)
-    found = data if isinstance(data, Data) else read(data, text=text, pair=pair, label=label)
+    found = data if isinstance(data, Data) else read(data, text=text, pair=pair, label=label, task=task)
     log.info("data: %s", found.describe())
     set_seed(seed)  # a new head starts from chance
     base, tokenizer, ready = opened(model, found)
@@ -210,7 +217,7 @@ def taught(job: Job, data: Data, teacher: str | None, fine_tune: FineTune, folde
         if tokens.get_vocab() != job.tokenizer.get_vocab():
             raise ValueError(f"the teacher {teacher} reads other tokens than the model; name one of the same tokenizer")
         its = of_model(job.teacher.config)
-        names = [t.labels for t in (its, job.task) if isinstance(t, Classification)]
+        names = [names for t in (its, job.task) if (names := getattr(t, "labels", None)) is not None]
         if len(names) == 2 and names[0] != names[1] and set(names[0]) == set(names[1]):
             raise ValueError(
                 f"the teacher {teacher} orders its labels otherwise ({', '.join(names[0])}) than the model does "
@@ -266,7 +273,7 @@ def finish(
     from gossamer.report import card
 
     report: dict[str, Any] = {}
-    probe = job.collate(probes(job.dev or job.train))
+    probe = job.task.probe(job.collate(probes(job.dev or job.train)))
 
     def rest(part: Path) -> None:
         (part / "recipe.txt").write_text(recipe + "\n")

@@ -83,7 +83,7 @@ def seconds_per_step(job: Job, size: int = 32) -> float:
     order = sorted(range(len(job.train)), key=lambda i: len(job.train[i]["input_ids"]))
     start = max(0, int(0.6 * len(order)) - size // 2)  # the mean is longer than the median
     batch = job.collate([job.train[i] for i in order[start : start + size]])
-    lesson, took = Lesson(model, Task(), None), list[float]()
+    lesson, took = Lesson(model, Task(), None, job.task), list[float]()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     for _ in range(4):
         began = time.monotonic()

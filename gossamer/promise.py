@@ -12,7 +12,8 @@ Side = Mapping[str, Any]
 class Promise:
     """What is asked of an artefact; what is None is not asked.
 
-    max_drop: points of quality under the baseline (hundredths of the metric).  min_speedup, min_latency_speedup: times
+    max_drop: points of quality under the baseline (hundredths of the metric), of perplexity the percent that it rose.
+    min_speedup, min_latency_speedup: times
     the baseline, in batches and at batch 1; of process CPU time with `cpu`, which other programs disturb less.
     min_smaller, min_fewer_macs: times.  min_label_loyalty, min_probability_loyalty: shares.  max_latency_ms: median at
     batch 1.  max_bytes: of what is needed to run it.  min_quality: of the metric.
@@ -47,6 +48,9 @@ NEEDS = {
     "min_label_loyalty": "loyalty",
     "min_probability_loyalty": "loyalty",
 }  # the aspect that tells
+
+
+LOWER = "lower is better of this metric; bound it by --max-drop, by how many percent it may rise"
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def judge(report: Mapping[str, Any], promise: Promise) -> list[Criterion]:
 def _held(name: str, bound: float, base: Side, one: Side, cpu: bool) -> Criterion:
     found, figure = _figure(name, base, one, cpu)
     if found is None:
-        errors = {**base.get("errors", {}), **one.get("errors", {})}
+        errors = {"min_quality": LOWER, **base.get("errors", {}), **one.get("errors", {})}
         return Criterion(name, bound, None, False, errors.get(figure) or errors.get("open") or "")
     return Criterion(name, bound, found, found <= bound if name.startswith("max") else found >= bound)
 
@@ -98,8 +102,11 @@ def _figure(name: str, base: Side, one: Side, cpu: bool) -> tuple[float | None, 
 
     if name in ("max_drop", "min_quality"):
         before, after = ((side.get("quality") or {}).get("value") for side in (base, one))
+        lower = (base.get("quality") or one.get("quality") or {}).get("better") == "lower"
         if name == "min_quality":
-            return after, "quality"
+            return (None if lower else after), "min_quality" if lower else "quality"
+        if lower:
+            return (None if not before or after is None else round(100 * (after / before - 1), 9)), "quality"
         return (None if before is None or after is None else round(100 * (before - after), 9)), "quality"
     plain: dict[str, tuple[float | None, str]] = {
         "min_speedup": (faster.get(f"throughput{suffix}"), "throughput"),

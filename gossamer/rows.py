@@ -239,11 +239,19 @@ def glimpse(value: object) -> str:
     return "nothing (null)" if value is None else f"{KINDS.get(type(value), type(value).__name__)} ({str(value)[:30]})"
 
 
-def string(record: dict[str, Any], column: str, role: str, where: str) -> str:
-    """One text of a record. ValueError: no such column, no string, or half of a surrogate pair in it."""
+def string(record: dict[str, Any], column: str, role: str, where: str, words: bool = False) -> str:
+    """One text of a record; words: it may be a list of words, too, which spaces then part.
+
+    ValueError: no such column, no string, or half of a surrogate pair in it; a word that is empty or has a space.
+    """
     if column not in record:
         raise no_column(where, column, record, role)
     value = record[column]
+    if words and isinstance(value, list):
+        wrong = [one for one in value if not isinstance(one, str) or len(one.split()) != 1]
+        if wrong:
+            raise ValueError(f"{where}: '{column}' has the word {wrong[0]!r}, expected words without spaces")
+        value = " ".join(one.strip() for one in value)
     if not isinstance(value, str):
         raise ValueError(f"{where}: '{column}' is {glimpse(value)}, expected a string in quotes")
     try:
@@ -266,8 +274,10 @@ class Rows:
     labels: tuple[Any, ...] | None
 
 
-def gather(found: Iterable[Record], name: str, text: str, pair: str, label: str | None) -> Rows:
-    """Records as columns. The first record says whether there are pairs and labels.
+def gather(
+    found: Iterable[Record], name: str, text: str, pair: str, label: str | None, words: bool = False
+) -> Rows:
+    """Records as columns. The first record says whether there are pairs and labels; words: texts may be lists of words.
 
     Raises ValueError: a text or pair that is missing or no string; pairs or labels in some records only.
     """
@@ -276,7 +286,7 @@ def gather(found: Iterable[Record], name: str, text: str, pair: str, label: str 
     for number, record in found:
         where = f"{name}, line {number}"
         columns = columns or tuple(record)
-        texts.append(string(record, text, "text", where))
+        texts.append(string(record, text, "text", where, words))
         for role, column in (("pair", pair), ("label", label)):
             if (column in record) != (column in columns):
                 odd, even = (number, places[0]) if column in record else (places[0], number)

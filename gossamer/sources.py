@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from gossamer.formats import TAGGED, readable, records
 from gossamer.rows import FORMS, OPENERS, READABLE, Record, Rows, form_of, gather, no_column, records_in
 
 EMBEDDED = "rotten-tomatoes"
@@ -27,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def find(
-    source: str | Path, text: str, pair: str, label: str | None, need: tuple[str, ...]
+    source: str | Path, text: str, pair: str, label: str | None, need: tuple[str, ...], kind: str | None = None
 ) -> tuple[str, dict[str, Rows]]:
-    """The name of the data and its rows by split.
+    """The name of the data and its rows by split; kind: of the task, which may read formats of its own.
 
     A file is "whole", unless its name says that it is the one split needed (test.csv where only a test is needed).
     Raises FileNotFoundError and ValueError as `gossamer.data.read` says.
@@ -38,12 +39,12 @@ def find(
         return EMBEDDED, _rotten_tomatoes()
     path = Path(source).expanduser()
     if path.is_dir():
-        return path.resolve().name, _folder(path, text, pair, label)
+        return path.resolve().name, _folder(path, text, pair, label, kind)
     if path.is_file():
         split = split_of(path) or ""
-        return path.name, {split if need == (split,) else "whole": _file(path, text, pair, label)}
+        return path.name, {split if need == (split,) else "whole": _file(path, text, pair, label, kind)}
     if isinstance(source, str) and HUB_ID.fullmatch(source) and form_of(path) is None:
-        return source, _hub(source, text, pair, label)
+        return source, _hub(source, text, pair, label, kind in TAGGED)
     raise absent(path)
 
 
@@ -57,7 +58,7 @@ def absent(path: Path) -> FileNotFoundError:
 def stem_of(path: Path) -> str:
     """A file's name without what tells its form, in small letters: "dev" of Dev.jsonl.gz."""
     stem = path.name.lower()
-    while Path(stem).suffix in (*FORMS, *OPENERS):
+    while Path(stem).suffix in (*FORMS, *OPENERS, ".txt", ".conll", ".iob", ".iob2", ".bio"):
         stem = Path(stem).stem
     return stem
 
@@ -69,16 +70,16 @@ def split_of(path: Path) -> str | None:
     return told.pop() if len(told) == 1 else None
 
 
-def _file(path: Path, text: str, pair: str, label: str | None) -> Rows:
-    return gather(records_in(path, text, pair, label), str(path), text, pair, label)
+def _file(path: Path, text: str, pair: str, label: str | None, kind: str | None) -> Rows:
+    return gather(records(path, kind, text, pair, label), str(path), text, pair, label, kind in TAGGED)
 
 
-def _folder(path: Path, text: str, pair: str, label: str | None) -> dict[str, Rows]:
+def _folder(path: Path, text: str, pair: str, label: str | None, kind: str | None) -> dict[str, Rows]:
     """The files of a folder by split, test.csv before test_full.csv. ValueError: none tells a split, two tell one."""
     told: dict[str, list[Path]] = {}
     for file in sorted(path.iterdir()):
         split = split_of(file)
-        if split and form_of(file) and file.is_file():
+        if split and readable(file, kind) and file.is_file():
             told.setdefault(split, []).append(file)
     for split, files in told.items():
         files[:] = [file for file in files if stem_of(file) in SPLITS] or files
@@ -88,10 +89,10 @@ def _folder(path: Path, text: str, pair: str, label: str | None) -> dict[str, Ro
     if not told:
         shown = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
         raise ValueError(f"'{path}' holds {shown}; expected files called train, dev and test, ending in {READABLE}")
-    return {split: _file(files[0], text, pair, label) for split, files in told.items()}
+    return {split: _file(files[0], text, pair, label, kind) for split, files in told.items()}
 
 
-def _hub(source: str, text: str, pair: str, label: str | None) -> dict[str, Rows]:
+def _hub(source: str, text: str, pair: str, label: str | None, words: bool = False) -> dict[str, Rows]:
     """The splits of a hub data set, "owner/name" or "owner/name:configuration".
 
     Raises ValueError: `datasets` is not installed, or what it says about the id; no split of a name that we know.
@@ -116,7 +117,7 @@ def _hub(source: str, text: str, pair: str, label: str | None) -> dict[str, Rows
         logger.info("%s: not read: %s", source, ", ".join(passed_over))
     return {
         split: gather(
-            _hub_records(table, text, pair, label, f"{source} {split}"), f"{source} {split}", text, pair, label
+            _hub_records(table, text, pair, label, f"{source} {split}"), f"{source} {split}", text, pair, label, words
         )
         for split, table in tables.items()
     }
@@ -126,11 +127,14 @@ def _hub_records(table: Any, text: str, pair: str, label: str | None, name: str)
     """The records of one hub split; classes by name where the data set has names, -1 (not told) as None."""
     if text not in table.column_names:
         raise no_column(name, text, table.column_names, "text")
-    names = getattr(table.features.get(label), "names", None)
+    feature = table.features.get(label)
+    names, inner = getattr(feature, "names", None), getattr(getattr(feature, "feature", None), "names", None)
     wanted = [column for column in (text, pair, label) if column in table.column_names]
     for number, record in enumerate(table.select_columns(wanted), 1):
         if names and record[label] is not None:
             record[label] = names[record[label]] if record[label] >= 0 else None
+        elif inner and record[label] is not None:
+            record[label] = [inner[i] for i in record[label]]
         yield number, record
 
 

@@ -9,9 +9,8 @@ batch by batch instead.
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from gossamer.loss import ALL, Reads
 from gossamer.runtime.walks import in_full
+from gossamer.task import Classification, Said, Task
 from gossamer.trace import Trace, tracing
 
 LARGEST = 8 * 2**30  # bytes on disk
@@ -45,16 +45,11 @@ def chosen(trace: Trace, count: int) -> list[Tensor]:
     return [trace.hidden[0], *(outs if count == ALL else trace.every(min(count, len(outs))))]
 
 
-def clean(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch as the teacher wants it: no labels, no places."""
-    return {k: v for k, v in batch.items() if k not in ("labels", "index")}
-
-
 class Teacher:
     """Traces of the teacher, batch by batch; from files once `prepare` was called."""
 
-    def __init__(self, model: nn.Module, reads: Reads, autocast: bool = False) -> None:
-        self.model, self.reads, self.autocast = model.eval(), reads, autocast
+    def __init__(self, model: nn.Module, reads: Reads, autocast: bool = False, task: Task = Classification(())) -> None:
+        self.model, self.reads, self.autocast, self.task = model.eval(), reads, autocast, task
         self.kept: dict[str, np.ndarray[Any, Any]] = {}
         self.starts: np.ndarray[Any, Any] = np.zeros(0)
         self.lengths: np.ndarray[Any, Any] = np.zeros(0)
@@ -63,16 +58,17 @@ class Teacher:
     def think(self, batch: Mapping[str, Any]) -> Trace:
         """Ask the teacher itself."""
         device = next(self.model.parameters()).device
-        given = {k: v.to(device) for k, v in clean(batch).items()}
+        batch = {k: v.to(device) for k, v in batch.items()}
         hidden, scores = self.reads.hidden is not None, self.reads.scores is not None
         with (
             in_full(self.model),
             tracing(self.model, hidden=hidden, attention=scores) as seen,
             torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
         ):
-            out = self.model(**given)
+            out = self.model(**self.task.given(batch, labels=False))
+        said = self.task.said(out, batch)
         trace = Remembered(
-            out=SimpleNamespace(logits=out.logits.float()),
+            out=replace(said, logits=said.logits.float()),
             hidden=chosen(seen, cast(int, self.reads.hidden)) if hidden else [],
             mask=seen.mask,
             pairs=seen.scores if scores else [],
@@ -97,8 +93,10 @@ class Teacher:
     def prepare(self, examples: Sequence[dict[str, Any]], collate: Collate, folder: Path, tell: Tell) -> bool:
         """Write down what the losses read of every example; False where that would be too large.
 
-        Files that a former run completed are used again.
+        So it is where a text has more answers than one.  Files that a former run completed are used again.
         """
+        if not self.task.per_text:
+            return False
         shapes = self.shapes(examples, collate)
         if 2 * sum(int(np.prod(s)) for s in shapes.values()) > LARGEST:
             return False
@@ -146,7 +144,7 @@ class Teacher:
         index, device = batch["index"].tolist(), batch["input_ids"].device
         size, longest = batch["input_ids"].shape
         logits = torch.from_numpy(np.array(self.kept["logits"][index])).to(device)
-        trace = Remembered(out=SimpleNamespace(logits=logits), mask=batch["attention_mask"].bool())
+        trace = Remembered(out=Said(None, logits), mask=batch["attention_mask"].bool())
         if "hidden" in self.kept:
             kept = self.kept["hidden"]
             block = np.zeros((size, longest, *kept.shape[1:]), np.float16)

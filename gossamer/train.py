@@ -26,6 +26,7 @@ from gossamer.job import Job, room
 from gossamer.loss import EveryExit, Loss, Step, Sum
 from gossamer.order import allow
 from gossamer.runtime.walks import Patience, Walk
+from gossamer.task import Classification, Task
 from gossamer.teacher import Teacher
 from gossamer.trace import Trace, tracing
 
@@ -78,26 +79,28 @@ class Lesson(nn.Module):
 
     accepts_loss_kwargs = False  # the Trainer is to divide by the accumulation steps itself
 
-    def __init__(self, student: nn.Module, loss: Loss, teacher: Teacher | None) -> None:
+    def __init__(
+        self, student: nn.Module, loss: Loss, teacher: Teacher | None, task: Task = Classification(())
+    ) -> None:
         super().__init__()
-        self.student, self.loss, self.progress = student, loss, 0.0
+        self.student, self.loss, self.progress, self.task = student, loss, 0.0, task
         self._teacher = [teacher]  # not a child: it neither learns nor is saved
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The loss of one batch."""
-        given = {k: v for k, v in batch.items() if k != "index"}
+        given = self.task.given(batch)
         reads, teacher = self.loss.reads, self._teacher[0]
         look = reads.student_hidden or reads.student_scores
         with tracing(self.student, reads.student_hidden, reads.student_scores) if look else nullcontext() as seen:
             out = self.student(**given)
         if seen is None:
             seen = Trace(mask=batch["attention_mask"].bool())
-        seen.out = out
+        seen.out = said = self.task.said(out, batch)
         taught = None if teacher is None else teacher(batch)
         loss = self.loss.weight * self.loss(Step(seen, taught, batch, self.progress))
         if self.training and torch.is_grad_enabled() and not loss.requires_grad:  # by chance, nothing that learns ran
             loss = loss + 0 * next(p for p in self.parameters() if p.requires_grad).sum()
-        return {"loss": loss, "logits": out.logits}
+        return {"loss": loss, "logits": said.logits}
 
 
 class InOrder(Sampler[int]):
@@ -285,10 +288,11 @@ def train(job: Job, stage: Train) -> None:
         teaching = teaching.to(job.device)
     kept = [k for k in job.keep if k is not stage.loss]
     loss = Sum([stage.loss, *kept]) if kept else stage.loss
-    teacher = Teacher(teaching, loss.reads, job.autocast) if loss.reads.teacher and teaching is not None else None
-    if loss.reads.teacher and teacher is None:
+    asked = loss.reads.teacher
+    teacher = Teacher(teaching, loss.reads, job.autocast, job.task) if asked and teaching is not None else None
+    if asked and teacher is None:
         raise ValueError(f"stage {stage.name!r} learns from a teacher and there is none; name one with --teacher")
-    lesson = Lesson(job.model, loss, teacher).to(job.device)
+    lesson = Lesson(job.model, loss, teacher, job.task).to(job.device)
     end = folder / "end.safetensors"
     if job.resume and end.is_file():
         stage.each_step(Moment(1.0, None))
@@ -388,6 +392,11 @@ def _begin(job: Job, method: Method) -> None:
     if isinstance(method, (then, also)):
         return
     allow(job.model, method, job.did)
+    if getattr(method, "serves", None) == "texts" and not job.task.per_text:
+        raise ValueError(
+            f"{type(method).__name__} lets texts or tokens go before the end, and {job.task.kind} wants an answer for "
+            "every token; use it for a class or a number per text, or take a method that keeps every token"
+        )
     job.keep = keepers(job.model)
     if hasattr(method, "rows"):  # fine-tuning a model for its task undoes nothing, and is not undone
         job.did = [*job.did, type(method).__name__]

@@ -256,7 +256,7 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
     done = run("measure", "one", "two", "--data", "d", "--baseline", "base", "--json", str(report), "--label", "stars")
     assert (done.exit_code, done.stdout, json.loads(report.read_text())) == (0, "table\n", {"task": "toy"})
     columns = dict(text="text", pair="text_pair", label="stars")
-    aspects = dict(only=None, more=[], region="world", far=None)
+    aspects = dict(only=None, more=[], region="world", far=None, reseeded=None)
     assert seen.pop() == (["one", "two"], dict(data="d", baseline="base", progress=None, **aspects, **columns))
     again = run("measure", "one", "--data", "d", "--json", str(report))
     assert again.exit_code == 1 and "exists; choose another name, or add --force" in again.stderr and not seen
@@ -264,12 +264,13 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
     seen.clear()
     page = tmp_path / "page.html"
     fake("report.page", render=lambda report: f"<p>{report['task']}", template=lambda: None)
-    wide = "--only speed,loyalty --robustness --attack --energy --reasons --region DEU --far f.csv"
+    wide = "--only speed,loyalty --robustness --attack --energy --reasons --region DEU --far f.csv --reseeded twin"
     assert run("measure", "one", "--data", "d", *wide.split(), "--html", str(page)).exit_code == 0
     assert page.read_text() == "<p>toy"
     [(_, words)] = seen
     assert words["only"] == ["speed", "loyalty"] and words["region"] == "DEU"
     assert words["more"] == ["worst", "robustness", "attack", "energy", "reasons"] and words["far"] == "f.csv"
+    assert words["reseeded"] == "twin"
     assert run("measure", "one", "--data", "d", "--html", str(page)).exit_code == 1 and len(seen) == 1, "nothing lost"
 
 

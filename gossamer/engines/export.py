@@ -1,4 +1,4 @@
-"""A torch classifier as a graph that ONNX Runtime runs, its weights left where they are: in model.safetensors.
+"""A torch model as a graph that ONNX Runtime runs, its weights left where they are: in model.safetensors.
 
 The graph is made by `transformers.exporters` (experimental, so it is called from here only) or, where that fails, by
 `torch.onnx.export`; integer modules appear in it as integer operators.  It is compared with the model before it may
@@ -11,7 +11,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 
 from gossamer.engines import GRAPH
 from gossamer.engines.predictor import Batch, pad
-from gossamer.engines.texts import Facts, Read, facts, reader
+from gossamer.engines.texts import Facts, facts, reader
 from gossamer.environment import install, installed
+from gossamer.task import CausalLM, Classification, Read, Seq2Seq, Task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,8 +59,8 @@ class Graph:
 def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: Sequence[str] | None = None) -> Graph:
     """Write model.onnx beside the model.safetensors, config.json and tokenizer.json that `folder` holds already.
 
-    model: a sequence classifier on the CPU in fp32.  tokenizer: the one that was saved in `folder`.  probes: texts on
-    which graph and model are compared, beside some of our own; by default only those.
+    model: one with a head for any task but generating text, on the CPU in fp32.  tokenizer: the one that was saved in
+    `folder`.  probes: texts on which graph and model are compared, beside some of our own; by default only those.
 
     Raises:
         ValueError: the model's way depends on the text (no graph holds that), it is in another precision or on another
@@ -67,7 +69,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
         ImportError: onnx, onnxscript or onnxruntime is missing; the message says what to type.
     """
     folder = Path(folder)
-    _refuse(model, folder)
+    posed = _refuse(model, folder)
     import onnx_ir as ir
     from onnx_ir.passes import common
 
@@ -75,7 +77,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
 
     known = facts(folder)
     batches = _probes(folder, known, tokenizer, [*(probes or ()), *_texts()], model.config.vocab_size)
-    program = _program(model, batches[0], known)
+    program = _program(model, batches[0], known, posed)
     graph.narrow(program)
     graph.apart(program)
     common.ClearMetadataAndDocStringPass()(program)  # stack traces, with the paths of whoever exported
@@ -83,14 +85,15 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     partial = folder / f"{GRAPH}.partial"
     try:
         ir.save(program, partial)
-        difference, tolerance, agreement = _compare(model, partial, batches)
+        difference, tolerance, agreement = _compare(model, partial, batches, posed)
         os.replace(partial, folder / GRAPH)
     finally:
         partial.unlink(missing_ok=True)
     return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own)
 
 
-def _refuse(model: "PreTrainedModel", folder: Path) -> None:
+def _refuse(model: "PreTrainedModel", folder: Path) -> Task:
+    """The model's task, if a graph can hold the model."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if installed(package) is None:
             raise ImportError(f"writing a graph needs {package}; type: {install(package)}")
@@ -108,6 +111,14 @@ def _refuse(model: "PreTrainedModel", folder: Path) -> None:
             raise ValueError(f"{name} is on {tensor.device}, expected the CPU; type model.cpu()")
         if tensor.is_floating_point() and tensor.dtype.itemsize != 4:
             raise ValueError(f"{name} is {tensor.dtype}, expected torch.float32; type model.float()")
+    _see(folder)
+    posed = facts(folder).task
+    if isinstance(posed, (Seq2Seq, CausalLM)):
+        raise ValueError(f'a model for {posed.kind} writes word by word, which runs with engine="torch"')
+    return posed
+
+
+def _see(folder: Path) -> None:
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             raise ValueError(f"'{folder}' has no {file}; save the model and its tokenizer there first")
@@ -123,7 +134,8 @@ def _texts() -> list[str]:
 
 def _probes(folder: Path, known: Facts, tokenizer: Any, texts: list[str], vocabulary: int) -> list[Batch]:
     """Batches of several sizes and lengths: texts as the folder's tokenizer.json reads them, and words by chance."""
-    reads = reader(folder, known, alone=True)(texts, None)
+    alone = replace(known, task=Classification(()))  # each text as it is: nothing hidden, no contexts
+    reads = reader(folder, alone, alone=True)(texts, None)
     for text, one in zip(texts, reads, strict=True):
         given = tokenizer(text, truncation=True, max_length=known.max_length, verbose=False)["input_ids"]
         if list(given or [known.pad_id]) != one.ids:
@@ -141,8 +153,8 @@ def _probes(folder: Path, known: Facts, tokenizer: Any, texts: list[str], vocabu
     return [pad(group, known) for group in groups]
 
 
-def _program(model: "PreTrainedModel", sample: Batch, known: Facts) -> "ir.Model":
-    """The model as an ONNX program with inputs of any batch size and length and one output, logits."""
+def _program(model: "PreTrainedModel", sample: Batch, known: Facts, posed: Task) -> "ir.Model":
+    """The model as an ONNX program with inputs of any batch size and length, and the task's outputs."""
     import torch
 
     from gossamer.engines.integers import SPELLED, forwards
@@ -150,7 +162,8 @@ def _program(model: "PreTrainedModel", sample: Batch, known: Facts) -> "ir.Model
     given = {key: torch.from_numpy(value) for key, value in sample.items()}
     length = min(known.max_length, getattr(model.config, "max_position_embeddings", None) or known.max_length)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length)}
-    exporters: list[Callable[..., ir.Model]] = [_by_transformers, _by_transformers, _by_torch]
+    by_torch = partial(_by_torch, names=list(posed.outputs))
+    exporters: list[Callable[..., ir.Model]] = [_by_transformers, _by_transformers, by_torch]
     shapes: list[Any] = [dict.fromkeys(given, free), None, dict.fromkeys(given, free)]
     failed: list[str] = []
     with _as_it_was(model, known), forwards(model, SPELLED):
@@ -172,10 +185,10 @@ def _by_transformers(model: "PreTrainedModel", given: dict[str, Any], shapes: An
     return program
 
 
-def _by_torch(model: "PreTrainedModel", given: dict[str, Any], shapes: Any) -> "ir.Model":
+def _by_torch(model: "PreTrainedModel", given: dict[str, Any], shapes: Any, names: list[str]) -> "ir.Model":
     import torch
 
-    program = torch.onnx.export(model, (), kwargs=given, dynamic_shapes=shapes, output_names=["logits"], dynamo=True)
+    program = torch.onnx.export(model, (), kwargs=given, dynamic_shapes=shapes, output_names=names, dynamo=True)
     assert program is not None
     return program.model
 
@@ -215,7 +228,7 @@ def _quietly() -> Iterator[None]:
             logging.disable(before)
 
 
-def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch]) -> tuple[float, float, float]:
+def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch], posed: Task) -> tuple[float, float, float]:
     """Difference, tolerance and agreement of graph and model; see Graph.
 
     Raises:
@@ -226,14 +239,14 @@ def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch]) -> tupl
 
     graph = session(file, threads=1)
     inputs = {one.name for one in graph.get_inputs()}
-    found = np.concatenate(
-        [graph.run(["logits"], {key: batch[key] for key in batch if key in inputs})[0] for batch in batches]
-    )
-    wanted = _logits(model, batches)
+    names = list(posed.outputs)
+    given = [{key: batch[key] for key in batch if key in inputs} for batch in batches]
+    found = np.concatenate([_rows(graph.run(names, one), batch) for one, batch in zip(given, batches, strict=True)])
+    wanted = _logits(model, batches, names)
     tolerance = EXACT * max(1.0, float(np.abs(wanted).max()))
     if rounds(model):
         with forwards(model, SMOOTH):
-            tolerance += NOISE * _rms(_logits(model, batches) - wanted)
+            tolerance += NOISE * _rms(_logits(model, batches, names) - wanted)
     difference = _rms(found - wanted)
     logger.info("logits of graph and model differ by %.1e (at most %.1e)", difference, tolerance)
     if not difference <= tolerance:
@@ -244,18 +257,26 @@ def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch]) -> tupl
     return difference, tolerance, float((found.argmax(1) == wanted.argmax(1)).mean())
 
 
-def _logits(model: "PreTrainedModel", batches: list[Batch]) -> NDArray[np.float32]:
-    """(all examples of all batches, classes), without dropout."""
+def _rows(outputs: Sequence[NDArray[np.float32]], batch: Batch) -> NDArray[np.float32]:
+    """Outputs (B, classes) as they are; those with an entry for each token, (B, T, ...), as (tokens, ...) in a row."""
+    seen = batch["attention_mask"].astype(bool)
+    per_token = outputs[0].ndim == 3 or len(outputs) > 1
+    return np.concatenate([one[seen].reshape(int(seen.sum()), -1) if per_token else one for one in outputs], -1)
+
+
+def _logits(model: "PreTrainedModel", batches: list[Batch], names: list[str]) -> NDArray[np.float32]:
+    """(all examples or tokens of all batches, classes), without dropout."""
     import torch
 
     training = model.training
     try:
         model.eval()
         with torch.inference_mode():
-            answers = [model(**{k: torch.from_numpy(v) for k, v in one.items()}).logits.numpy() for one in batches]
+            said = [model(**{k: torch.from_numpy(v) for k, v in one.items()}) for one in batches]
     finally:
         model.train(training)
-    return np.concatenate(answers)
+    answers = [[getattr(one, name).numpy() for name in names] for one in said]
+    return np.concatenate([_rows(one, batch) for one, batch in zip(answers, batches, strict=True)])
 
 
 def _rms(x: NDArray[np.float32]) -> float:

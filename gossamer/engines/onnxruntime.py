@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.predictor import Batch, Predictor
-from gossamer.engines.texts import facts, reader
+from gossamer.engines.texts import decoder, facts, reader
 from gossamer.environment import hardware
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ def load(folder: Path, threads: int | None = None) -> Predictor:
     graph = session(folder / GRAPH, threads)
     given = {one.name for one in graph.get_inputs()}
 
-    def run(batch: Batch) -> NDArray[np.float32]:
-        answers: NDArray[np.float32] = graph.run(["logits"], {key: batch[key] for key in batch if key in given})[0]
+    wanted = list(known.task.outputs)
+
+    def run(batch: Batch) -> list[NDArray[np.float32]]:
+        answers: list[NDArray[np.float32]] = graph.run(wanted, {key: batch[key] for key in batch if key in given})
         return answers
 
-    return Predictor("onnxruntime", known, reader(folder, known, alone=threads == 1), run)
+    return Predictor("onnxruntime", known, reader(folder, known, alone=threads == 1), run, decode=decoder(folder))
 
 
 def session(graph: Path, threads: int | None = None) -> "InferenceSession":

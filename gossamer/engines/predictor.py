@@ -1,18 +1,21 @@
 """Texts in, answers out, whatever runs in between: batches sorted by length, answers in the order of the texts."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.texts import Facts, Read, Reader
+from gossamer.engines.texts import Facts, Reader
+from gossamer.task.kind import Decode, Read
 
 WINDOW = 1024  # texts that are sorted together: padding falls from a half to a twelfth, and memory stays small
 
 Batch = dict[str, NDArray[np.int64]]  # input_ids, attention_mask, [token_type_ids]: (B, T), right padded
-Run = Callable[[Batch], NDArray[np.float32]]  # -> logits (B, classes)
+Outputs = NDArray[Any] | Sequence[NDArray[Any]]
+Run = Callable[[Batch], Outputs]  # -> logits (B, classes), or whatever the task's outputs are
+WIDEST = 2**27  # numbers that a language model may put out at once, half a gigabyte
 
 logger = logging.getLogger(__name__)
 
@@ -20,19 +23,19 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """An artefact that answers.  It may be called from several threads at once.
 
-    name: the engine.  labels: the classes in the order of the logits, None for a regression.  model: the torch model,
-    None where there is none.
+    name: the engine.  task: what it answers (gossamer.task).  labels: the classes in the order of the logits, None
+    where answers are no classes.  model: the torch model, None where there is none.
     """
 
-    def __init__(self, name: str, facts: Facts, read: Reader, run: Run, model: Any = None) -> None:
-        self.name, self.labels, self.model = name, facts.labels, model
-        self.facts, self.read, self.run = facts, read, run
+    def __init__(
+        self, name: str, facts: Facts, read: Reader, run: Run, model: Any = None, decode: Decode | None = None
+    ) -> None:
+        self.name, self.task, self.labels, self.model = name, facts.task, facts.labels, model
+        self.facts, self.read, self.run, self.decode = facts, read, run, decode
         self._said = False
 
-    def logits(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
-    ) -> NDArray[np.float32]:
-        """(n, classes) in the order of the texts; (n, 1) for a regression.
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32) -> Any:
+        """(n, classes) in the order of the texts; (n, 1) for a regression; else what the task's answers are.
 
         A text longer than the model can read is truncated (of a pair the longer one first); the log says so once.
 
@@ -40,34 +43,47 @@ class Predictor:
             ValueError: something else than texts, as many pairs as there are not texts, or an empty batch.
         """
         _check(texts, pairs, batch_size)
-        answers = np.zeros((len(texts), self.facts.classes), np.float32)
+        answers: list[Any] = []
         cut = 0
         for start in range(0, len(texts), WINDOW):
             stop = start + WINDOW
             window = self.read(texts[start:stop], None if pairs is None else pairs[start:stop])
             cut += sum(one.cut for one in window)
-            order = sorted(range(len(window)), key=lambda i: -len(window[i].ids))
-            for first in range(0, len(order), batch_size):
-                rows = np.array(order[first : first + batch_size])
-                answers[start + rows] = self.run(pad([window[i] for i in rows], self.facts))
-        if cut and not self._said:
+            parts = self._parts([part for one in window for part in (one, *one.more)], batch_size)
+            for i, one in enumerate(window, start):
+                its = [next(parts) for _ in range(1 + len(one.more))]
+                answers.append(self.task.join(its, one, texts[i], None if pairs is None else pairs[i], self.decode))
+        if cut and not self._said and not self.task.stride:
             self._said = True
             logger.warning(
                 "%d of %d texts are longer than %d tokens and are truncated (said once)",
                 *(cut, len(texts), self.facts.max_length),
             )
-        return answers
+        return self.task.stack(answers)
+
+    def _parts(self, reads: Sequence[Read], batch_size: int) -> Iterator[Any]:
+        """What the model says of each reading, in their order; run in batches of like length."""
+        found: list[Any] = [None] * len(reads)
+        order = sorted(range(len(reads)), key=lambda i: -len(reads[i].ids))
+        first = 0
+        while first < len(order):
+            widest = self.facts.vocabulary * len(reads[order[first]].ids)
+            rows = order[first : first + (min(batch_size, max(1, WIDEST // widest)) if widest else batch_size)]
+            said = self.run(pad([reads[i] for i in rows], self.facts))
+            outputs = (said,) if isinstance(said, np.ndarray) else said
+            for row, i in enumerate(rows):
+                found[i] = self.task.cut(outputs, row, reads[i])
+            first += len(rows)
+        return iter(found)
 
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
     ) -> list[dict[str, Any]]:
-        """{"label", "score"} of each text's best class with its probability; {"value"} for a regression."""
-        logits = self.logits(texts, pairs, batch_size)
-        if self.labels is None:
-            return [{"value": float(value)} for value in logits[:, 0]]
-        powers = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
-        best, total = logits.argmax(1), powers.sum(1)
-        return [{"label": self.labels[i], "score": float(powers[row, i] / total[row])} for row, i in enumerate(best)]
+        """{"label", "score"} of each text's best class with its probability; {"value"} for a regression; and so on.
+
+        Each kind of task says in its `told` what it tells.
+        """
+        return [self.task.told(answer) for answer in self.logits(texts, pairs, batch_size)]
 
 
 def pad(reads: Sequence[Read], facts: Facts) -> Batch:

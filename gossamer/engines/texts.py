@@ -5,22 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from gossamer import task
+from gossamer.task import Read
+from gossamer.task.reading import Spelled, both
 
 CHARACTERS = 1_000_000  # given to the tokenizer in one call: its notes on a text are many times the text's size
 NO_LIMIT = 1_000_000  # tokenizers that know no limit write a very large number down
-
-
-class Read(NamedTuple):
-    """A text, or a pair, as token ids and token types; cut: whether its end had to go."""
-
-    ids: list[int]
-    types: list[int]
-    cut: bool
 
 
 Reader = Callable[[Sequence[str], Sequence[str] | None], list[Read]]
@@ -28,21 +22,25 @@ Reader = Callable[[Sequence[str], Sequence[str] | None], list[Read]]
 
 @dataclass(frozen=True)
 class Facts:
-    """What must be known of a classifier in order to ask it.
+    """What must be known of a model in order to ask it.
 
-    labels: None for a regression.  typed: does it tell first and second texts apart (token_type_ids)?
+    typed: does it tell first and second texts apart (token_type_ids)?  mask_id: the token that hides a word.
+    vocabulary: how wide the answers of a language model are.
     """
 
-    labels: tuple[str, ...] | None
+    task: task.Task
     max_length: int
     pad_id: int
     typed: bool
     side: str = "right"  # the end from which a long text is cut
+    mask_id: int | None = None
+    vocabulary: int = 0
 
     @property
-    def classes(self) -> int:
-        """The width of the logits."""
-        return 1 if self.labels is None else len(self.labels)
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes, None where answers are something else."""
+        found: tuple[str, ...] | None = getattr(self.task, "labels", None)
+        return found
 
 
 def contents(file: Path) -> dict[str, Any]:
@@ -74,28 +72,41 @@ def facts(folder: Path) -> Facts:
         longest = task.max_length(limit, config, cap=None)
     except ValueError:  # nothing limits
         longest = NO_LIMIT
+    hides = isinstance(posed, task.MaskedLM)
     return Facts(
-        labels=posed.labels if isinstance(posed, task.Classification) else None,
+        task=posed,
         max_length=min(longest, NO_LIMIT),
         pad_id=_pad_id(folder, config, told),
-        typed=(config.get("type_vocab_size") or 0) > 1,
+        typed=(config.get("type_vocab_size") or 0) > 1 and _types(told),
         side=told.get("truncation_side") or "right",
+        mask_id=_token(folder, told, "mask_token") if hides else None,
+        vocabulary=int(config.get("vocab_size") or 0) if isinstance(posed, task.LanguageModelling) else 0,
     )
+
+
+def _types(told: dict[str, Any]) -> bool:
+    """Whether transformers would give the model token types: its class for any tokenizer does not, unless told."""
+    names = told.get("model_input_names")
+    if names is not None:
+        return "token_type_ids" in names
+    return told.get("tokenizer_class") not in ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def _pad_id(folder: Path, config: dict[str, Any], told: dict[str, Any]) -> int:
     """The token that fills; models that know none get their last one, as is the custom; 0 where there is neither."""
     if isinstance(config.get("pad_token_id"), int):
         return int(config["pad_token_id"])
-    if not (folder / "tokenizer.json").is_file():
-        return 0
-    tokenizer = _tokenizer(folder)
-    for kind in ("pad_token", "eos_token"):
-        token = told.get(kind)
-        found = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
-        if found is not None:
-            return int(found)
-    return 0
+    found = _token(folder, told, "pad_token")
+    return (_token(folder, told, "eos_token") or 0) if found is None else found
+
+
+def _token(folder: Path, told: dict[str, Any], kind: str) -> int | None:
+    """The id of a special token, None where there is none."""
+    token = told.get(kind)
+    if not token or not (folder / "tokenizer.json").is_file():
+        return None
+    found = _tokenizer(folder).token_to_id(token["content"] if isinstance(token, dict) else token)
+    return None if found is None else int(found)
 
 
 def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
@@ -106,9 +117,15 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
     """
     tokenizer = _tokenizer(folder)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(facts.max_length, direction=facts.side)
+    noted = not isinstance(facts.task, (task.Classification, task.Regression))  # where tokens stand costs some time
+    posed, stride = facts.task, min(facts.task.stride, max(0, facts.max_length // 4))
+    tokenizer.enable_truncation(facts.max_length, stride=stride, strategy=posed.first_cut, direction=facts.side)
 
     def read(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Read]:
+        if posed.apart and pairs is not None:
+            return [both(one, two) for one, two in zip(read(texts, None), read(pairs, None), strict=True)]
+        if posed.stride and pairs is None:
+            raise ValueError(f"{posed.kind} reads a text and its pair, found texts alone; give a context to each")
         given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         found = []
         for start, stop in _runs(given):
@@ -116,16 +133,22 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
             if alone or stop - start == 1:
                 found += [tokenizer.encode(*([one] if pairs is None else one)) for one in some]
             else:
-                found += tokenizer.encode_batch_fast(some)
-        return [_read(one, facts) for one in found]
+                found += tokenizer.encode_batch(some) if noted else tokenizer.encode_batch_fast(some)
+        return [_read(one, facts, texts[i], None if pairs is None else pairs[i]) for i, one in enumerate(found)]
 
     return read
 
 
-def _read(one: Any, facts: Facts) -> Read:
-    ids: list[int] = one.ids
-    cut = len(ids) == facts.max_length and bool(one.overflowing)
-    return Read(ids, one.type_ids, cut) if ids else Read([facts.pad_id], [0], False)  # no model reads nothing at all
+def decoder(folder: Path) -> Callable[[list[int]], str]:
+    """From token ids to a text, without special tokens.  ValueError: the folder has no tokenizer.json."""
+    tokenizer = _tokenizer(folder)
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _read(one: Any, facts: Facts, text: str, pair: str | None) -> Read:
+    if one.ids:
+        return facts.task.read(one, text, pair, facts.mask_id)
+    return facts.task.read(Spelled([facts.pad_id], [0], False), text, pair, facts.mask_id)  # no model reads nothing
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -1,6 +1,6 @@
 """The artefact as the torch model it is: every method, every walk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -11,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from gossamer.engines.predictor import Batch, Predictor
-from gossamer.engines.texts import Facts, Read, Reader, facts, reader
+from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
+from gossamer.task import Read, Task
+from gossamer.task.reading import Spelled
+from gossamer.task.rewriting import GENERATED
 
 
 def load(folder: Path, threads: int | None = None) -> Predictor:
@@ -32,13 +35,24 @@ def load(folder: Path, threads: int | None = None) -> Predictor:
         read = slow_reader(folder, known)
     turn = Lock()  # walks keep state in the modules they pass, and the number of threads is torch's, not ours
 
-    def run(batch: Batch) -> NDArray[np.float32]:
-        given = {key: torch.from_numpy(value).to(model.device) for key, value in batch.items()}
+    def run(batch: Batch) -> list[NDArray[Any]]:
         with turn, torch.inference_mode(), _threads(threads):
-            answers: NDArray[np.float32] = model(**given).logits.float().cpu().numpy()
-        return answers
+            return outputs(model, known.task, batch)
 
-    return Predictor("torch", known, read, run, model)
+    decode = decoder(folder) if (folder / "tokenizer.json").is_file() else slow_decoder(folder)
+    return Predictor("torch", known, read, run, model, decode)
+
+
+def outputs(model: Any, task: Task, batch: Batch) -> list[NDArray[Any]]:
+    """What the task reads of the model's output; or what the model generates, -1 after its end."""
+    given = {key: torch.from_numpy(value).to(model.device) for key, value in batch.items()}
+    if task.outputs == (GENERATED,):
+        given.pop("token_type_ids", None)
+        tokens = model.generate(**given).cpu().numpy()
+        pad = getattr(model.generation_config, "pad_token_id", None)
+        return [np.where(tokens == pad, -1, tokens)]
+    out = model(**given)
+    return [getattr(out, name).float().cpu().numpy() for name in task.outputs]
 
 
 def slow_reader(folder: Path, facts: Facts) -> Reader:
@@ -54,10 +68,19 @@ def slow_reader(folder: Path, facts: Facts) -> Reader:
             whole = tokenizer(text, pair, verbose=False)["input_ids"]
             one = tokenizer(text, pair, truncation=True, max_length=facts.max_length, return_token_type_ids=True)
             cut = len(whole) > len(one["input_ids"])
-            found.append(Read(one["input_ids"] or [facts.pad_id], one["token_type_ids"] or [0], cut))
+            spelled = Spelled(one["input_ids"] or [facts.pad_id], one["token_type_ids"] or [0], cut)
+            found.append(facts.task.read(spelled, text, pair, facts.mask_id))
         return found
 
     return read
+
+
+def slow_decoder(folder: Path) -> Callable[[list[int]], str]:
+    """From token ids to a text by a tokenizer that exists in Python only."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 @contextmanager

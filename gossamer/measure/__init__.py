@@ -5,6 +5,7 @@
 One file per metric: quality, loyalty, size, macs, time.  Nothing heavy is imported before it is needed.
 """
 
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .aspects import Aims, wanted
-from .sides import Opening, Progress, Side, opened, sides
+from .side import Opening, Progress, Side, opened
+from .sides import sides
 from .subject import Predictor, Subject, candidate, reference, teacher_of
 from .time import Schedule
 
@@ -53,6 +55,8 @@ def measure(
     energy_seconds: float = 30.0,
     region: str = "world",
     far: "str | Path | Data | None" = None,
+    reseeded: Source | None = None,
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure artefacts and their baseline on the test split (dev where there is none), taking turns; the report.
@@ -64,14 +68,20 @@ def measure(
     the multiply-accumulates are averaged over.  recipe: by default what the first artefact's recipe.txt says.
     only: aspects to measure, of gossamer.measure.aspects.ALWAYS; more: those of ASKED, such as "robustness", "energy".
     energy_seconds: for each side.  region: of the electricity.  far: data of another domain with the same labels, for
-    the aspect "domains", which it asks for.
+    the aspect "domains", which it asks for.  reseeded: the baseline trained on the same data with another seed, for the
+    aspect "noise", which it asks for: what changes without any compression.
+
+    task: its kind (gossamer.task.TASKS), by default what the first artefact was made for.
 
     Returns {"task", "data", "seed", "versions", "hardware", "recipe", "timing", "baseline": side or None,
-    "compressed": side}, with "others" (the sides of the second artefact and on) where several were given.  A side has
-    model, engine, quality {value, metric, low, high}, parameters, bytes, bytes_folder, macs, latency_ms {p50, p99},
-    throughput_per_s, cpu, timed, calibration and errors; one that was compared also label_loyalty, probability_loyalty,
-    loyalty_base, faster {latency, throughput, latency_cpu, throughput_cpu}, fidelity, churn and slices; what was asked
-    for in `more` stands under its own name.  What could not be had is None, and errors says why.
+    "compressed": side}, with "others" (the sides of the second artefact and on) where several were given, and
+    "reseeded" (a short side) where it was.  A side has model, engine, quality {value, metric, low, high}, parameters,
+    parameters_without_embeddings, bytes, bytes_folder, macs (each text alone), flops (2 macs), macs_batched (with
+    padding), layers {executed, full, token_layers, token_layers_full}, latency_ms {p50, p99}, throughput_per_s, cpu,
+    timed, calibration and errors; one that was compared also label_loyalty, probability_loyalty, loyalty_base, faster
+    {latency, throughput, latency_cpu, throughput_cpu}, speedups {measured, macs, macs_batched, layers, token_layers},
+    fidelity, churn and slices; what was asked for in `more` stands under its own name.  What could not be had is None,
+    and errors says why.
     Raises ValueError for wrong arguments or data; where nothing could be opened, the artefact's own error.
     """
     from gossamer.environment import hardware, versions
@@ -83,41 +93,51 @@ def measure(
     if baseline is None and not isinstance(first, Subject):
         baseline = teacher_of(first)
         log.info("baseline: %s", baseline or "none given, none recorded that is still there (--baseline names one)")
+    if reseeded is not None and baseline is None:
+        raise ValueError(
+            f"reseeded={str(getattr(reseeded, 'name', reseeded))!r} without a baseline; name the model that it is "
+            "another seed of, with --baseline (baseline=...)"
+        )
+    asked = [*more, *(["domains"] if far is not None else []), *(["noise"] if reseeded is not None else [])]
     aims = Aims(
-        wanted(only, (*more, *(["domains"] if far is not None else []))),
+        wanted(only, asked),
         schedule,
         examples,
         seed,
         energy_seconds,
         region,
+        named=frozenset((*(only or ()), *more)),
     )
-    elsewhere = None if far is None else _data(far, text, pair, label, seed)
-    found = _data(data, text, pair, label, seed)
+    kind = _kind(first, task)
+    elsewhere = None if far is None else _data(far, text, pair, label, seed, kind)
+    found = _data(data, text, pair, label, seed, kind)
     split, part = _split(found)
     with _threads(threads) as count:
         openings = [_opening(source, engine, count) for source in given]
         if baseline is not None:
-            openings.insert(0, _opening(baseline, "eager", count))
+            openings.insert(0, _opening(baseline, "eager", count, found.kind))
         if progress is not None:
             progress("opening the models", 0.0)
         bases = len(openings) - len(given)
         ready = opened(openings, artefact=bases)
-        task, split = _task(
+        posed, split = _task(
             found, part, [subject for _, subject in ready[bases:] + ready[:bases] if subject is not None]
         )
         aims = replace(aims, threads=threads or 0)
         if elsewhere is not None:
-            aims = replace(aims, far=_split(elsewhere.aligned(getattr(task, "labels", None)))[0])
+            aims = replace(aims, far=_split(elsewhere.aligned(getattr(posed, "labels", None)))[0])
+        again = None if reseeded is None else opened([_opening(reseeded, "eager", count, found.kind)], needed=False)[0]
         measured = sides(
             ready,
             split,
-            task,
+            posed,
             baseline=baseline is not None,
             aims=aims,
             progress=progress,
+            reseeded=again,
         )
     report = {
-        "task": task.kind,
+        "task": posed.kind,
         "data": {
             "name": found.name,
             "fingerprint": found.fingerprint,
@@ -133,7 +153,8 @@ def measure(
         "baseline": measured.pop(0) if baseline is not None else None,
         "compressed": measured.pop(0),
     }
-    return report | ({"others": measured} if measured else {})
+    told = {} if again is None else {name: figure for name, figure in again[0].items() if figure is not None}
+    return report | ({"others": measured} if measured else {}) | ({"reseeded": told} if again is not None else {})
 
 
 def compare(
@@ -178,29 +199,59 @@ def side(
     return sides(ready, _split(data)[0], task, baseline=False, aims=Aims(schedule=schedule, examples=examples))[0]
 
 
-def _opening(source: Source, engine: str, threads: int) -> tuple[str, Opening]:
+def _opening(source: Source, engine: str, threads: int, kind: str | None = None) -> tuple[str, Opening]:
     """The name of a source, and how to get at it; engine "eager": as transformers alone runs it."""
     if isinstance(source, Subject):
         return source.name, lambda: source
     if engine == "eager":
-        return str(source), lambda: reference(source, threads)
+        return str(source), lambda: reference(source, threads, kind)
     return str(source), lambda: candidate(source, engine, threads)
 
 
-def _data(data: "str | Path | Data", text: str, pair: str, label: str, seed: int) -> "Data":
+def _kind(source: Source, wanted: str | None) -> str | None:
+    """The kind of task that an artefact was made for, None for a class or a number; `wanted`, where it is not None."""
+    from gossamer.task import Classification, Regression, named, of_model
+
+    if wanted is None:
+        try:
+            if isinstance(source, Subject):
+                wanted = source.predictor.task.kind  # type: ignore[attr-defined]
+            else:
+                wanted = of_model(json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))).kind
+        except (OSError, ValueError, AttributeError):  # opening it will say what is wrong
+            return None
+    return None if named(wanted) in (Classification, Regression) else wanted
+
+
+def _data(data: "str | Path | Data", text: str, pair: str, label: str, seed: int, kind: str | None = None) -> "Data":
     from gossamer.data import Data, read
 
     if isinstance(data, Data):
         return data
-    return read(data, text=text, pair=pair, label=label, seed=seed, need=("test",))
+    return read(data, text=text, pair=pair, label=label, seed=seed, need=("test",), task=kind)
 
 
 def _task(data: "Data", part: str, subjects: Sequence[Subject]) -> "tuple[Task, Split]":
-    """The task that the first of the subjects was trained for, and the split with its labels turned into that one's."""
-    from gossamer.task import Classification, Regression
+    """The task of the first subject that such data fits, and the split with its labels turned into that one's.
 
-    labels = subjects[0].predictor.labels
-    return Regression() if labels is None else Classification(labels), getattr(data.aligned(labels), part)
+    Raises ValueError, the one of the first subject, when the data fits none of them.
+    """
+    from gossamer.task import Classification, Regression, TokenClassification, of
+
+    if data.kind not in (None, TokenClassification.kind):
+        return of(data), getattr(data, part)
+    failures = []
+    for labels in dict.fromkeys(subject.predictor.labels for subject in subjects):
+        try:
+            turned = data.aligned(labels)
+        except ValueError as error:
+            failures.append(error)
+        else:
+            posed: Task = Regression() if labels is None else Classification(labels)
+            if data.kind is not None and labels is not None:
+                posed = TokenClassification(labels)
+            return posed, getattr(turned, part)
+    raise failures[0]
 
 
 def _split(data: "Data") -> "tuple[Split, str]":
@@ -214,7 +265,10 @@ def _split(data: "Data") -> "tuple[Split, str]":
 def _recipe(source: Source) -> str | None:
     folder = source.folder if isinstance(source, Subject) else Path(source)
     file = None if folder is None else folder / "recipe.txt"
-    return file.read_text(encoding="utf-8").strip() if file is not None and file.is_file() else None
+    try:
+        return None if file is None else file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):  # none, or a damaged one, which must not cost the report
+        return None
 
 
 @contextmanager

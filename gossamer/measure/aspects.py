@@ -6,7 +6,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gossamer.task import Task
 
 ALWAYS = ("quality", "size", "macs", "speed", "loyalty", "fidelity", "calibration", "churn", "slices")
-ASKED = ("worst", "robustness", "attack", "domains", "energy", "reasons", "cold")
-ANSWERS = frozenset({"quality", "calibration", "loyalty", "fidelity", "churn", "slices", "worst"})  # read off logits
+ASKED = ("worst", "robustness", "attack", "domains", "energy", "reasons", "cold", "noise")
+ANSWERS = frozenset({"quality", "calibration", "loyalty", "fidelity", "churn", "slices", "worst", "noise"})  # of logits
 LONGEST = 300  # characters of a text that a report repeats
 
 Figures = dict[str, Any]
@@ -46,7 +46,8 @@ class Aims:
     aspects: of ALWAYS and ASKED.  schedule: what to time.  examples: texts that multiply-accumulates, disturbances and
     attributions are averaged over.  seed: of the disturbances.  seconds: for the energy of each side.  region: where
     the electricity comes from (gossamer.measure.carbon).  attacked: texts that are attacked.  threads: of processes
-    that are started afresh, 0 for their own.  far: labelled texts of another domain.
+    that are started afresh, 0 for their own.  far: labelled texts of another domain.  named: the aspects that somebody
+    asked for by name, whose absence is an error.
     """
 
     aspects: frozenset[str] = frozenset(ALWAYS)
@@ -58,6 +59,7 @@ class Aims:
     attacked: int = 50
     threads: int = 0
     far: "Split | None" = None
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if "energy" in self.aspects:
@@ -79,16 +81,26 @@ class Ordered:
 
 def aligned(
     predictor: Predictor, task: "Task", texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int = 32
-) -> "np.ndarray[Any, Any]":
-    """The predictor's logits, (n, labels), with the columns in the order of the task's labels.
+) -> Any:
+    """The predictor's logits, (n, labels), with the columns in the order of the task's labels; or its other answers.
 
     A side whose classes have no names (LABEL_0, ...) is taken at its order.
-    Raises ValueError when the model answers with other classes than the task asks for.
+    Raises ValueError when the model answers something else, or with other classes, than the task asks for.
     """
     from gossamer.labels import translation
 
-    named, has = getattr(task, "labels", None), predictor.labels
-    logits = np.asarray(predictor.logits(texts, pairs, batch_size=batch_size))
+    named, has, its = getattr(task, "labels", None), predictor.labels, getattr(predictor, "task", task)
+    if its.kind != task.kind:
+        raise ValueError(
+            f"the model was made for {its.kind}, and the data asks for {task.kind}; "
+            "give data that the model was trained for, or a model that was trained for such data"
+        )
+    answers = predictor.logits(texts, pairs, batch_size=batch_size)
+    if not task.per_text:
+        if named is None or has is None or has == named or all(x == f"LABEL_{i}" for i, x in enumerate(named)):
+            return answers
+        return task.reorder(answers, [int(i) for i in translation(named, has, "the task")])
+    logits = np.asarray(answers)
     width = 1 if named is None else len(named)
     if logits.ndim != 2 or logits.shape != (len(texts), width):
         raise ValueError(
@@ -100,6 +112,29 @@ def aligned(
     if all(label == f"LABEL_{i}" for i, label in enumerate(named)):
         return logits
     return logits[:, [int(i) for i in translation(named, has, "the task")]]
+
+
+class Rows(NamedTuple):
+    """Two models' class logits (m, classes), the labels (m,) or None, and the text that each row belongs to."""
+
+    teacher: Any
+    student: Any
+    labels: Any
+    texts: list[str]
+
+
+def rows(task: "Task", teacher: Any, student: Any, split: "Split") -> Rows | None:
+    """The answers of two models as rows of class logits, without words that one did not read; None for others."""
+    first, second = task.flat(teacher, split.labels), task.flat(student, split.labels)
+    if first is None or second is None:
+        return None
+    said, base, ours, labels = read(split), first.logits, second.logits, first.labels
+    read_by: Any = np.ones(len(base), dtype=bool)
+    if len(base) == len(ours):
+        read_by = ~(np.isneginf(base).all(1) | np.isneginf(ours).all(1))
+        base, ours = base[read_by], ours[read_by]
+    texts = [said[i] for i in first.owners[read_by]]
+    return Rows(base, ours, None if labels is None else labels[read_by], texts)
 
 
 def calibration(logits: Any, labels: Any) -> Figures:
@@ -123,21 +158,19 @@ def churn(teacher: Any, student: Any, labels: Any) -> Figures:
     return _told(measured(teacher, student, labels))
 
 
-def slices(teacher: Any, student: Any, split: "Split", names: Sequence[str] | None) -> list[Figures]:
+def slices(teacher: Any, student: Any, texts: Sequence[str], labels: Any, names: Sequence[str]) -> list[Figures]:
     """The damage to parts of the data."""
     from .slices import slices as measured
 
-    return [_told(one) for one in measured(teacher, student, _read(split), split.labels, names)]
+    return [_told(one) for one in measured(teacher, student, texts, labels, names)]
 
 
-def worst(teacher: Any, student: Any, split: "Split", names: Sequence[str] | None) -> list[Figures]:
+def worst(teacher: Any, student: Any, texts: Sequence[str], labels: Any, names: Sequence[str]) -> list[Figures]:
     """The worst examples with their texts, cut to LONGEST characters, and classes by name."""
     from .slices import worst as measured
 
-    texts = _read(split)
-
     def named(i: int | None) -> Any:
-        return i if names is None or i is None else names[i]
+        return None if i is None else names[i]
 
     return [
         _told(one)
@@ -147,7 +180,7 @@ def worst(teacher: Any, student: Any, split: "Split", names: Sequence[str] | Non
             "was": named(one.was),
             "answer": named(one.answer),
         }
-        for one in measured(teacher, student, split.labels)
+        for one in measured(teacher, student, labels)
     ]
 
 
@@ -246,7 +279,7 @@ def _told(found: Any) -> Figures:
     return dict(json.loads(json.dumps(asdict(found))))
 
 
-def _read(split: "Split") -> list[str]:
+def read(split: "Split") -> list[str]:
     """What stands to be read of each example: its text, or both."""
     if split.pairs is None:
         return list(split.texts)

@@ -112,7 +112,10 @@ def right(logits: Any, labels: Any) -> NDArray[np.bool_]:
         raise ValueError(f"labels of shape {y.shape} for {len(x)} answers: expected ({len(x)},), one label each")
     broken = int((~np.isfinite(x)).any(1).sum())
     if broken:
-        raise ValueError(f"{broken} of {len(x)} answers are not numbers (nan or inf); the model is broken")
+        raise ValueError(
+            f"{broken} of {len(x)} answers are not numbers (nan or inf); "
+            "the model is broken, train or compress it again"
+        )
     wrong = [label for label in np.unique(y).tolist() if label not in range(x.shape[1])]
     if wrong:
         raise ValueError(

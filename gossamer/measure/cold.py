@@ -25,7 +25,7 @@ if engine == "eager":
     import torch
     from gossamer.measure.eager import eager
     torch.set_num_threads(int(threads) or torch.get_num_threads())
-    answer = eager(folder).logits
+    answer = eager(folder, None).logits
 else:
     from gossamer.engines import load
     answer = load(folder, engine=engine, threads=int(threads) or None).logits

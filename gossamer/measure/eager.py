@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gossamer.task import Classification, Task, max_length, named, of_model
+from gossamer.task.reading import reads
+
 from .sample import chosen
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import nn
 
 NO_LIMIT = 1_000_000  # tokens: where neither model nor tokenizer knows one, a number that tokenizers can hold
@@ -21,27 +23,26 @@ NO_LIMIT = 1_000_000  # tokens: where neither model nor tokenizer knows one, a n
 class Eager:
     """A predictor that calls a transformers model the plain way.
 
-    model: any sequence-classification model; tokenizer: its own; max_length: tokens after which a text is cut.
+    model: one with a head for its task; tokenizer: its own; max_length: tokens after which a text is cut.
     """
 
     def __init__(self, model: "nn.Module", tokenizer: Any, max_length: int, name: str = "transformers") -> None:
         self.model: Any = model.eval()
         self.tokenizer, self.max_length, self.name = tokenizer, max_length, name
         config: Any = model.config
-        self.labels: tuple[str, ...] | None = None
-        if config.num_labels > 1:
-            self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
+        self.task: Task = of_model(config.to_dict() | {"architectures": [type(model).__name__]})
+        self.labels: tuple[str, ...] | None = getattr(self.task, "labels", None)
         if tokenizer.pad_token is None:  # gpt2 and its like were never meant to be batched
             tokenizer.pad_token = tokenizer.eos_token
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = tokenizer.pad_token_id
 
-    def logits(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
-    ) -> "NDArray[np.float32]":
-        """(n, classes) in the order of the texts."""
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32) -> Any:
+        """(n, classes) in the order of the texts; for other tasks what their answers are."""
         import torch
 
+        if not self.task.per_text:
+            return self._answers(texts, pairs, batch_size)
         answers = []
         for start in range(0, len(texts), batch_size):
             some, others = chosen(texts, pairs, range(start, min(start + batch_size, len(texts))))
@@ -52,34 +53,61 @@ class Eager:
                 answers.append(self.model(**batch.to(self.model.device)).logits.float().cpu().numpy())
         return np.concatenate(answers) if answers else np.zeros((0, self.model.config.num_labels), np.float32)
 
+    def _answers(self, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> Any:
+        """The answers of a task that needs to know where tokens stand; still in the order of the texts."""
+        import torch
+
+        from gossamer.engines.predictor import pad
+        from gossamer.engines.texts import Facts
+        from gossamer.engines.torch import outputs
+
+        known = Facts(self.task, self.max_length, int(self.tokenizer.pad_token_id or 0), self._typed)
+        found = list(reads(self.task, self.tokenizer, texts, pairs, self.max_length))
+        parts, answers = [part for one in found for part in (one, *one.more)], list[Any]()
+        for start in range(0, len(parts), batch_size):
+            some = parts[start : start + batch_size]
+            with torch.inference_mode():
+                said = outputs(self.model, self.task, pad(some, known))
+            answers += [self.task.cut(said, row, one) for row, one in enumerate(some)]
+        rest = iter(answers)
+        joined = []
+        for i, one in enumerate(found):
+            its = [next(rest) for _ in range(1 + len(one.more))]
+            joined.append(self.task.join(its, one, texts[i], None if pairs is None else pairs[i], self._decode))
+        return self.task.stack(joined)
+
+    @property
+    def _typed(self) -> bool:
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
     ) -> list[dict[str, Any]]:
-        """The best label of each text and its probability, or for regression the value."""
-        from .loyalty import softmax
-
-        logits = self.logits(texts, pairs, batch_size)
-        if self.labels is None:
-            return [{"value": float(row[0])} for row in logits]
-        return [{"label": self.labels[int(p.argmax())], "score": float(p.max())} for p in softmax(logits)]
+        """The best label of each text and its probability, for regression the value, and so on."""
+        return [self.task.told(answer) for answer in self.logits(texts, pairs, batch_size)]
 
 
-def eager(folder: str | Path) -> Eager:
+def eager(folder: str | Path, kind: str | None = Classification.kind) -> Eager:
     """A plain transformers folder or hub id, in fp32 with eager attention.
 
-    Raises ValueError when the classification head is not in it: its answers would be random.
+    kind: the task to load it for; None: the one that its architecture says.
+    Raises ValueError when the head is not in it: its answers would be random.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
-    from gossamer.task import max_length
-
-    model, notes = AutoModelForSequenceClassification.from_pretrained(
+    posed = of_model(AutoConfig.from_pretrained(folder)) if kind is None else named(kind)
+    auto = getattr(transformers, posed.auto)
+    model, notes = auto.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
     )
     if notes["missing_keys"]:
         raise ValueError(
-            f"{folder} has no trained {', '.join(sorted(notes['missing_keys']))}; expected a fine-tuned classifier: "
+            f"{folder} has no trained {', '.join(sorted(notes['missing_keys']))}; expected a fine-tuned model: "
             "fine-tune it first (gossamer compress does so and says so)"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -68,5 +68,7 @@ def same_shape(teacher: Any, student: Any) -> tuple[Array, Array]:
         )
     for name, logits in (("teacher", teacher), ("student", student)):
         if not np.isfinite(logits).all():
-            raise ValueError(f"answers of the {name} are not numbers (nan or inf); the model is broken")
+            raise ValueError(
+                f"answers of the {name} are not numbers (nan or inf); the model is broken, train or compress it again"
+            )
     return teacher, student

@@ -139,6 +139,26 @@ def average(
     return fmean(per_example(model, texts, pairs, examples))
 
 
+def batched(
+    model: Answers,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    batch_size: int = 32,
+    examples: int | None = 200,
+) -> float:
+    """The mean for each text where they come in batches, at the cost of padding, and of rows that wait for others.
+
+    The texts that `per_example` chooses are handed over in their order; how they are batched is the predictor's affair.
+    Raises ValueError when they cost nothing, as `per_example` does.
+    """
+    rows = spread(len(texts), len(texts) if examples is None else min(examples, len(texts)))
+    some, others = chosen(texts, pairs, rows)
+    total = count(lambda: model.logits(some, others, batch_size=batch_size))
+    if not total:
+        raise ValueError(f"no multiply-accumulates in {len(rows)} examples; expected a predictor that runs in torch")
+    return total / len(rows)
+
+
 @contextmanager
 def _slow_path() -> Iterator[None]:
     """torch's fused encoder layer, which hides its products, off for a while."""

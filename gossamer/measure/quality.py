@@ -1,7 +1,8 @@
 """How good the answers are, and how sure the examples let us be of it.
 
 Classification: accuracy with the Wilson score interval (Wilson, JASA 1927), which stays inside [0, 1] and keeps its
-coverage near both ends.  Regression: Pearson's r with Fisher's z interval (Fisher, Metron 1921).
+coverage near both ends.  Correlations: Fisher's z interval (Fisher, Metron 1921).  Anything else, such as F1 and
+perplexity: the percentile interval of the bootstrap over texts (Efron, Annals of Statistics 1979), with a fixed seed.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+DRAWS = 200  # samples of the bootstrap
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 
@@ -29,12 +31,13 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Quality:
-    """A score between the two ends of its 95 % interval."""
+    """A score between the two ends of its 95 % interval; better: which scores are, the "higher" or the "lower" ones."""
 
     value: float
     metric: str
     low: float
     high: float
+    better: str = "higher"
 
 
 def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -68,12 +71,27 @@ def fisher(r: float, n: int, z: float = Z95) -> tuple[float, float]:
     return tanh(atanh(r) - half), tanh(atanh(r) + half)
 
 
+def bootstrap(task: Scored, answers: Any, labels: Any, draws: int = DRAWS) -> tuple[float, float]:
+    """The middle 95 % of the scores of `draws` samples of as many texts, drawn with replacement from a fixed seed."""
+    chance, n = np.random.default_rng(0), len(answers)
+    found = []
+    for _ in range(draws):
+        rows = chance.integers(0, n, n)
+        some = None if labels is None else [labels[i] for i in rows]
+        found.append(task.score([answers[i] for i in rows], some))
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def quality(task: Scored, logits: Any, labels: Any) -> Quality:
     """The task's metric over all examples, with its 95 % interval.
 
-    logits: (n, classes), or (n, 1) for regression; labels: (n,).
+    logits: (n, classes), or (n, 1) for regression, or n answers of another task (gossamer.task); labels: n of them, and
+    None where the texts themselves are what is asked for.
     Raises ValueError when an answer is not a number, or when there are no labels.
     """
+    if getattr(task, "interval", "") == "bootstrap":
+        return _of_texts(task, logits, labels)
     if labels is None or len(labels) == 0:
         raise ValueError("the examples carry no labels; quality needs them (name their column with --label)")
     logits, labels = np.asarray(logits), np.asarray(labels)
@@ -81,7 +99,26 @@ def quality(task: Scored, logits: Any, labels: Any) -> Quality:
         raise ValueError(f"{len(logits)} answers for {len(labels)} labels; expected one answer each")
     broken = int((~np.isfinite(logits.reshape(len(logits), -1))).any(1).sum())
     if broken:
-        raise ValueError(f"{broken} of {len(logits)} answers are not numbers (nan or inf); the model is broken")
+        raise ValueError(
+            f"{broken} of {len(logits)} answers are not numbers (nan or inf); "
+            "the model is broken, train or compress it again"
+        )
     value, right = float(task.score(logits, labels)), task.right(logits, labels)
     low, high = wilson(int(np.sum(right)), len(labels)) if right is not None else fisher(value, len(labels))
     return Quality(value, task.metric, low, high)
+
+
+def _of_texts(task: Any, answers: Any, labels: Any) -> Quality:
+    """The same of a task whose answers are no rows of numbers."""
+    if labels is None and task.columns[2] is not None:
+        raise ValueError("the examples carry no labels; quality needs them (name their column with --label)")
+    if labels is not None and len(answers) != len(labels):
+        raise ValueError(f"{len(answers)} answers for {len(labels)} labels; expected one answer each")
+    broken = int((~task.finite(answers)).sum())
+    if broken:
+        raise ValueError(
+            f"{broken} of {len(answers)} answers are not numbers (nan or inf); "
+            "the model is broken, train or compress it again"
+        )
+    low, high = bootstrap(task, answers, labels)
+    return Quality(float(task.score(answers, labels)), task.metric, low, high, task.better)

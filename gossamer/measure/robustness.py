@@ -128,7 +128,9 @@ def answers(
             "at least two classes; whether a number (regression) flipped is not defined"
         )
     if not np.isfinite(logits).all():
-        raise ValueError(f"answers of the {name} are not numbers (nan or inf); the model is broken")
+        raise ValueError(
+            f"answers of the {name} are not numbers (nan or inf); the model is broken, train or compress it again"
+        )
     return logits
 
 

@@ -37,6 +37,21 @@ def parameters(model: "nn.Module") -> int:
     return total
 
 
+def beyond_embeddings(model: "nn.Module") -> int:
+    """`parameters` less those of the embeddings: tables, their norm, and the projection behind a narrow table.
+
+    A weight that serves outside of the embeddings as well counts with them.
+    Raises ValueError when nobody has written down where this family keeps its embeddings.
+    """
+    from torch import nn
+
+    from gossamer.anatomy import embeddings, towers
+
+    fronts = [embeddings(model, tower) for tower in range(len(towers(model)))]
+    parts = [part for one in fronts for part in (one.word, one.position, one.token_type, one.norm, one.projection)]
+    return parameters(model) - parameters(nn.ModuleList([part for part in parts if part is not None]))
+
+
 def tensor_bytes(model: "nn.Module") -> int:
     """The bytes of the model's parameters and buffers, shared storage once: what safetensors would hold."""
     tensors = [*model.parameters(), *(b for _, b in _persistent_buffers(model))]

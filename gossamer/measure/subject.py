@@ -45,16 +45,21 @@ def is_artefact(source: str | Path) -> bool:
     return (Path(source) / "manifest.json").is_file()
 
 
-def reference(source: str | Path, threads: int | None = None) -> Subject:
+def reference(source: str | Path, threads: int | None = None, kind: str | None = None) -> Subject:
     """A baseline: a plain folder or hub id as transformers runs it, eager and in fp32; an artefact by its best engine.
 
-    Raises ValueError when there is no trained classification head in it.
+    kind: the task to load it for, text-classification unless told otherwise.
+    Raises ValueError when there is no trained head for it, FileNotFoundError when a folder holds no model
+    or a path leads nowhere.
     """
+    from gossamer.task import Classification
+
     from .eager import eager
 
     if is_artefact(source):
         return candidate(source, threads=threads)
-    plain = eager(source)
+    _there(source)
+    plain = eager(source, kind or Classification.kind)
     return Subject(str(source), plain, plain.model, plain, _folder(source))
 
 
@@ -85,6 +90,15 @@ def teacher_of(artefact: str | Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return name if isinstance(name, str) and Path(name).is_dir() else None
+
+
+def _there(source: str | Path) -> None:
+    """Refuse, before a hub is asked, a folder without a model and a path that can be no hub id."""
+    place, expected = Path(source), "expected a folder that transformers or gossamer compress wrote, or a hub id"
+    if place.is_dir() and not (place / "config.json").is_file():
+        raise FileNotFoundError(f"'{source}' holds no model (no config.json); {expected}")
+    if not place.exists() and (isinstance(source, Path) or place.is_absolute() or str(source).count("/") > 1):
+        raise FileNotFoundError(f"no folder '{source}'; {expected}")
 
 
 def _folder(source: str | Path) -> Path | None:

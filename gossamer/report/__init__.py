@@ -43,6 +43,11 @@ def rows(report: Report) -> list[Row]:
     found = [
         row(_metric(sides), _quality, _points),
         row("parameters", lambda s: short(s.get("parameters")), lambda b, s: _less(b, s, "parameters", "fewer")),
+        row(
+            "parameters without embeddings",
+            lambda s: short(s.get("parameters_without_embeddings")),
+            lambda b, s: _less(b, s, "parameters_without_embeddings", "fewer"),
+        ),
         row("bytes to run it", lambda s: short(s.get("bytes"), "B"), lambda b, s: _less(b, s, "bytes", "smaller")),
         row(
             "bytes of the folder",
@@ -50,18 +55,29 @@ def rows(report: Report) -> list[Row]:
             lambda b, s: _less(b, s, "bytes_folder", "smaller"),
         ),
         row(
-            f"MACs, mean of {inputs} inputs",
+            f"multiply-accumulates (MACs), mean of {inputs} inputs",
             lambda s: short(s.get("macs")),
             lambda b, s: _less(b, s, "macs", "fewer"),
         ),
+        row("FLOPs (= 2 MACs)", lambda s: short(s.get("flops")), lambda b, s: _less(b, s, "flops", "fewer")),
+        row(
+            f"MACs of a text in batches of {batch}, with padding",
+            lambda s: short(s.get("macs_batched")),
+            lambda b, s: _less(b, s, "macs_batched", "fewer"),
+        ),
+        row("layers run, of all", _layers, lambda b, s: _less_inside(b, s, "layers", "executed", "fewer")),
         row("latency at batch 1, p50", lambda s: _latency(s, "p50"), lambda b, s: _gain(s, "latency")),
         row("latency at batch 1, p99", lambda s: _latency(s, "p99"), lambda b, s: _less(b, s, "p99", "faster")),
         row(f"texts per second at batch {batch}", _throughput, lambda b, s: _gain(s, "throughput")),
+        row(f"speed-up by the clock (CPU time), batch {batch}", _by_clock, lambda b, s: ""),
+        row("speed-up by MACs", _by_macs, lambda b, s: ""),
+        row("speed-up by layers (and tokens)", _by_layers, lambda b, s: ""),
         row("label loyalty", lambda s: _share(s.get("label_loyalty")), lambda b, s: ""),
         row("probability loyalty", lambda s: _share(s.get("probability_loyalty")), lambda b, s: ""),
         row("predictive KL from the baseline, nats", _inside("fidelity", "teacher_student"), lambda b, s: ""),
         row("calibration error (ECE)", _inside("calibration", "ece"), lambda b, s: ""),
         row("changed answers", _changed, lambda b, s: ""),
+        row("changed answers : another seed's", _beyond, lambda b, s: ""),
         row("accuracy under disturbances", _robust, _robuster),
         row("accuracy under attack", _attacked, _attacked_more),
         row("out of domain", _far, lambda b, s: ""),
@@ -114,7 +130,7 @@ def verdicts(report: Report) -> list[str]:
 
 def failures(report: Report) -> list[str]:
     """One sentence for each figure that could not be had."""
-    sides = [one for one in (report.get("baseline"), *_artefacts(report)) if one]
+    sides = [one for one in (report.get("baseline"), *_artefacts(report), report.get("reseeded")) if one]
     return [f"{one['model']}: no {what}: {why}" for one in sides for what, why in one.get("errors", {}).items()]
 
 
@@ -143,8 +159,14 @@ def _timing(report: Report, what: str) -> Any:
 
 
 def _metric(sides: list[Side]) -> str:
-    names = [one["quality"]["metric"] for one in sides if one.get("quality")]
-    return f"{names[0] if names else 'quality'} [95 % interval]"
+    found = [one["quality"] for one in sides if one.get("quality")]
+    lower = ", lower is better" if found and lower_is_better(found[0]) else ""
+    return f"{found[0]['metric'] if found else 'quality'}{lower} [95 % interval]"
+
+
+def lower_is_better(quality: Mapping[str, Any]) -> bool:
+    """Whether smaller values of a side's quality are the better ones, as of perplexity."""
+    return bool(quality.get("better", "higher") == "lower")
 
 
 def _quality(one: Side) -> str:
@@ -186,6 +208,41 @@ def _changed(one: Side) -> str:
         return NOTHING
     test = found.get("test")
     return f"{100 * found['changed']:.1f} %" + (f" (McNemar p = {test['p']:.2g})" if test else "")
+
+
+def _beyond(one: Side) -> str:
+    found = one.get("noise")
+    if not found:
+        return NOTHING
+    own, seed = (100 * found[which]["churn"]["changed"] for which in ("student", "reseeded"))
+    return f"{own:.1f} % : {seed:.1f} % (McNemar p = {found['test']['p']:.2g})"
+
+
+def _layers(one: Side) -> str:
+    found = one.get("layers")
+    return f"{digits(found['executed'])} of {found['full']:.4g}" if found else NOTHING
+
+
+def _by_clock(one: Side) -> str:
+    found = (one.get("speedups") or {}).get("measured") or {}
+    wall, cpu = times(found.get("throughput")), times(found.get("throughput_cpu"))
+    return wall if cpu == NOTHING else f"{wall} ({cpu})"
+
+
+def _by_macs(one: Side) -> str:
+    return times((one.get("speedups") or {}).get("macs"))
+
+
+def _by_layers(one: Side) -> str:
+    """With their tokens only where tokens leave: else that says the same again."""
+    found, ran = one.get("speedups") or {}, one.get("layers")
+    leave = ran and ran["token_layers"] * ran["full"] < 0.995 * ran["token_layers_full"] * ran["executed"]
+    return times(found.get("layers")) + (f" ({times(found.get('token_layers'))})" if leave and found else "")
+
+
+def times(ratio: float | None) -> str:
+    """3.013 -> "3.01x"; None -> "-"."""
+    return NOTHING if ratio is None else f"{digits(ratio)}x"
 
 
 def _robust(one: Side) -> str:

@@ -6,7 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gossamer.task import named
+
 from . import Report, digits, rows, verdict
+
+# What the hub calls each kind of task; transformers has a pipeline by that name for those in PIPED.
+PIPELINES = {
+    "token-classification": "token-classification", "question-answering": "question-answering",
+    "masked-lm": "fill-mask", "causal-lm": "text-generation", "seq2seq": "translation",
+    "sentence-embedding": "sentence-similarity",
+}  # fmt: skip
+PIPED = ("text-classification", "token-classification", "fill-mask", "text-generation")
+ANSWERS = {
+    "text-regression": ('{"value": ...}', '["a text"]'),
+    "token-classification": ('{"tags": [...]}', '["some words"]'),
+    "question-answering": ('{"answer": ..., "start": ..., "score": ...}', '["a question?"], ["its context"]'),
+    "masked-lm": ('{"words": [...]}', '["a text with a [MASK]"]'),
+    "causal-lm": ('{"perplexity": ..., "tokens": ...}', '["a text"]'),
+    "seq2seq": ('{"text": ...}', '["a text"]'),
+    "sentence-embedding": ('{"embedding": [...]}', '["a text"]'),
+}
 
 # Products of bytes with signs and bytes without overflow on x86 processors without VNNI; gossamer sets this by itself.
 BARE = (
@@ -53,17 +72,17 @@ def _front_matter(report: Report, name: str) -> str:
     quality, data = report["compressed"].get("quality"), report["data"]
     fields: dict[str, Any] = {
         "library_name": "gossamer",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": PIPELINES.get(report["task"], "text-classification"),
         "tags": ["gossamer", "model-compression", report["task"], *_methods(report["recipe"])],
     }
     base = (report.get("baseline") or {}).get("model")
     if base and is_hub_id(base):
         fields["base_model"] = base
     if quality:
-        fields["metrics"] = [quality["metric"] if quality["metric"] == "accuracy" else "pearsonr"]
+        fields["metrics"] = [{"pearson": "pearsonr", "spearman": "spearmanr"}.get(quality["metric"], quality["metric"])]
         dataset = {"name": data["name"], "type": _slug(data["name"]), "split": data["split"]}
         score = {"type": fields["metrics"][0], "value": round(quality["value"], 4)}
-        result = {"task": {"type": "text-classification"}, "dataset": dataset, "metrics": [score]}
+        result = {"task": {"type": fields["pipeline_tag"]}, "dataset": dataset, "metrics": [score]}
         fields["model-index"] = [{"name": name, "results": [result]}]
     lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
     return "\n".join(("---", *lines, "---"))
@@ -92,12 +111,15 @@ def how(report: Report) -> list[str]:
         f"**Data**: {data['name']}, the {data['split']} split, {data['examples']} examples "
         f"(fingerprint `{str(data['fingerprint'])[:12]}`).",
         "**Quality**: over all of them, with a 95 % interval (Wilson for accuracy, Fisher for Pearson's r).",
-        "**Parameters**: weights that are stored, shared ones once; an integer weight is one weight.",
+        "**Parameters**: weights that are stored, shared ones once; an integer weight is one weight. Without "
+        "embeddings: less the tables, their norm and the projection behind a narrow table.",
         "**Bytes to run it**: config, tokenizer and the weights that the engine named above reads. **Bytes of the "
         "folder**: every file in it, for every engine. 1 MB = 1,000,000 bytes.",
         "**MACs** (multiply-accumulates; 1 MAC = 2 FLOPs): counted under torch's dispatcher on the torch form, one "
         f"text at a time at its true length, mean of {timing['macs_examples']}; embeddings, norms and activations "
-        "count as zero.",
+        "count as zero, heads and selectors on the way do not. In batches: the same texts in their order, as the torch "
+        "form batches them (transformers as they come, gossamer by length first), with padding, and with finished rows "
+        "until they leave.",
         f"**Speed**: baseline and artefact took turns in one process; tokenization included; {timing['threads']} "
         f"thread(s); medians, after {timing['warmup']} calls to warm up. Latency: one text at a time, "
         f"{timed['singles']} texts. Throughput: {timing['pool']} texts in batches of {timing['batch_size']}, "
@@ -111,6 +133,14 @@ def how(report: Report) -> list[str]:
     return lines
 
 
+DIFFER = (
+    "**Speed-ups**: the baseline over the artefact, three ways, and they differ: the clock measures everything "
+    "(tokenizing, memory, threads, kernels) on this one machine; MACs count the products of one text without padding, "
+    "exit heads too, and know nothing of memory; layers, as papers on early exit count them, take every layer for "
+    "equal and all else for nothing. Only the first is time saved."
+)
+
+
 def _disturbed(found: Any) -> str:
     names = ", ".join(one["name"] for one in found.get("disturbances", ()))
     return (
@@ -122,6 +152,14 @@ def _disturbed(found: Any) -> str:
 TOLD: dict[str, Callable[[Any], str]] = {
     "calibration": lambda found: f"**Calibration**: {len(found['bins'])} bins of equal width (Guo et al., ICML 2017).",
     "churn": lambda found: "**Changed answers**: against the baseline's; p is McNemar's, exact for few flips.",
+    "speedups": lambda found: DIFFER,
+    "noise": lambda found: (
+        f"**Another seed**: the baseline trained again on the same data changes "
+        f"{100 * found['reseeded']['churn']['changed']:.1f} % of the answers (label loyalty "
+        f"{found['reseeded']['label_loyalty']:.3f}, probability loyalty "
+        f"{found['reseeded']['probability_loyalty']:.3f}): the floor under which changed answers say nothing about "
+        "compression; p is McNemar's, of who changes more. One other seed, not all of them."
+    ),
     "slices": lambda found: (
         "**Slices**: thirds by length in words, by rarity of words (mean -log2 of their frequency in these texts), by "
         "difficulty (1 - the baseline's largest probability), and by label."
@@ -166,17 +204,20 @@ def _loading(report: Report, folder: Path) -> str:
     config = folder / "config.json"
     ours = config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "gossamer"
     first = "import gossamer  # transformers knows the architecture from here on\n" if ours else ""
-    answer = '{"label": ..., "score": ...}' if report["task"] != "text-regression" else '{"value": ...}'
+    answer, given = ANSWERS.get(report["task"], ('{"label": ..., "score": ...}', '["a text"]'))
+    auto = named(report["task"]).auto
     engine = "ONNX Runtime, without torch" if any(folder.glob("*.onnx")) else "PyTorch"
-    load = 'classify = gossamer.load("path/to/this/folder")'
+    call = "classify" if report["task"] in ("text-classification", "text-regression") else "answer"
+    load = f'{call} = gossamer.load("path/to/this/folder")'
+    tag = PIPELINES.get(report["task"], "text-classification")
+    piped = f'{call} = pipeline("{tag}", "path/to/this/folder")\n' if tag in PIPED else ""
     blocks = [
         f"The fastest way runs on {engine}:",
-        f'```python\nimport gossamer\n\n{load}\nclassify(["a text"])  # [{answer}]\n```',
+        f"```python\nimport gossamer\n\n{load}\n{call}({given})  # [{answer}]\n```",
         *([BARE] if any(folder.glob("*.onnx")) else []),
         "As a model of transformers:",
-        f"```python\n{first}from transformers import AutoModelForSequenceClassification, pipeline\n\n"
-        'model = AutoModelForSequenceClassification.from_pretrained("path/to/this/folder")\n'
-        'classify = pipeline("text-classification", "path/to/this/folder")\n```',
+        f"```python\n{first}from transformers import {auto}{', pipeline' if piped else ''}\n\n"
+        f'model = {auto}.from_pretrained("path/to/this/folder")\n{piped}```',
     ]
     if ours:
         blocks.append(

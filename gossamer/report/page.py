@@ -11,8 +11,9 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 
-from . import NOTHING, Report, digits, failures, rows, short, verdict
-from .card import how
+from . import NOTHING, Report, digits, failures, lower_is_better, rows, short, verdict
+from .card import DIFFER, how
+from .ways import seeds, ways
 
 WIDTH, HEIGHT = 460, 280  # of a picture, in units of its view box
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 40
@@ -134,6 +135,7 @@ def render(report: Report) -> str:
     base, artefacts = report.get("baseline"), [report["compressed"], *report.get("others", [])]
     sides = [*([base] if base else []), *artefacts]
     names = _names(sides, bool(base))
+    named = list(zip(names[bool(base) :], artefacts, strict=True))
     text: str = template().render(
         report=report,
         base=base,
@@ -150,6 +152,9 @@ def render(report: Report) -> str:
         worst=[(names[i + bool(base)], one["worst"]) for i, one in enumerate(artefacts) if one.get("worst")],
         robust=[(names[i + bool(base)], one["robustness"]) for i, one in enumerate(artefacts) if one.get("robustness")],
         how=[_split(line) for line in how(report)],
+        ways=ways(report, named),
+        differ=_split(DIFFER)[1],
+        seeds=seeds(report, named),
         nothing=NOTHING,
     )
     return text
@@ -169,10 +174,11 @@ def trade(sides: Sequence[Mapping[str, Any]], names: Sequence[str], based: bool)
     pad = (max(highs) - min(lows)) * 0.1 or 0.01
     y = Scale(min(lows) - pad, max(highs) + pad, HEIGHT - BOTTOM, TOP)
     metric = next(s["quality"]["metric"] for s in sides if s.get("quality"))
+    sign = -1 if lower_is_better(next(s["quality"] for s in sides if s.get("quality"))) else 1
     front, best = list[tuple[float, float]](), float("-inf")
-    for cost, quality, *_ in sorted(known, key=lambda k: (k[0], -k[1])):
-        if quality > best:
-            front, best = [*front, (cost, quality)], quality
+    for cost, quality, *_ in sorted(known, key=lambda k: (k[0], -sign * k[1])):
+        if sign * quality > best:
+            front, best = [*front, (cost, quality)], sign * quality
     marks = [
         Mark(x(cost), y(quality), name, kind, f"{name}: {digits(cost)} ms, {metric} {quality:.3f}")
         for cost, quality, name, kind in known
@@ -240,7 +246,8 @@ def _heroes(report: Report) -> list[tuple[str, str]]:
             found.append((f"{digits(figure)}x", what))
     if base.get("quality") and one.get("quality"):
         change, metric = one["quality"]["value"] - base["quality"]["value"], base["quality"]["metric"]
-        found.append((f"{100 * change:+.1f}", f"points of {metric}"))
+        lower = lower_is_better(base["quality"])
+        found.append((f"{change:+.2f}", metric) if lower else (f"{100 * change:+.1f}", f"points of {metric}"))
     return found
 
 

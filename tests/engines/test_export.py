@@ -156,7 +156,7 @@ def test_another_tokenizer_is_refused(tmp_path, save, raw):
 def test_a_graph_that_answers_otherwise_is_refused(artefact, tmp_path, save, tokenizer, monkeypatch):
     folder = save(artefact.model, tmp_path / "wrong")
 
-    def once(model, sample, known):  # the program that a hasty exporter would have made
+    def once(model, sample, known, posed):  # the program that a hasty exporter would have made
         import onnx_ir
 
         program = onnx_ir.load(artefact.folder / "model.onnx")

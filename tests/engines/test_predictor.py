@@ -6,7 +6,8 @@ import pytest
 
 from gossamer.engines import texts
 from gossamer.engines.predictor import WINDOW, Predictor, pad
-from gossamer.engines.texts import Facts, Read, facts, reader
+from gossamer.engines.texts import Facts, facts, reader
+from gossamer.task import Classification, Read, Regression
 
 
 def read(texts, pairs):
@@ -30,7 +31,7 @@ def predictor(seen=None, **known):
 
     return Predictor(
         "fake",
-        Facts(**({"labels": ("sum", "length"), "max_length": 8, "pad_id": 0, "typed": True} | known)),
+        Facts(**({"task": Classification(("sum", "length")), "max_length": 8, "pad_id": 0, "typed": True} | known)),
         read,
         watched,
     )
@@ -54,17 +55,17 @@ def test_texts_are_sorted_within_windows():
 
 
 def test_a_batch_is_padded_on_the_right():
-    batch = pad([Read([5, 6, 7], [0, 1, 1], False), Read([8], [0], False)], Facts(None, 8, 9, True))
+    batch = pad([Read([5, 6, 7], [0, 1, 1], False), Read([8], [0], False)], Facts(Regression(), 8, 9, True))
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["token_type_ids"].tolist() == [[0, 1, 1], [0, 0, 0]]
-    assert "token_type_ids" not in pad([Read([5], [0], False)], Facts(None, 8, 9, False))
+    assert "token_type_ids" not in pad([Read([5], [0], False)], Facts(Regression(), 8, 9, False))
 
 
 def test_labels_and_scores():
     (one,) = predictor()(["a"])
     assert one["label"] == "sum" and 0.5 < one["score"] <= 1
-    value = Predictor("fake", Facts(None, 8, 0, False), read, lambda batch: run(batch)[:, :1])(["a", "b"])
+    value = Predictor("fake", Facts(Regression(), 8, 0, False), read, lambda batch: run(batch)[:, :1])(["a", "b"])
     assert value == [{"value": 97.0}, {"value": 98.0}]
 
 
@@ -124,16 +125,16 @@ def folder(tmp_path, raw):
 
 
 def test_facts_come_from_the_json_files(folder):
-    assert facts(folder) == Facts(("LABEL_0", "LABEL_1"), 6, 0, False)
+    assert facts(folder) == Facts(Classification(("LABEL_0", "LABEL_1")), 6, 0, False)
     (folder / "config.json").write_text(
         '{"model_type": "gossamer", "base_model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1, '
         '"type_vocab_size": 2, "id2label": {"1": "b", "0": "a", "2": "c"}}'
     )
     (folder / "tokenizer_config.json").write_text('{"model_max_length": 1000000000000000019884624838656}')
-    assert facts(folder) == Facts(("a", "b", "c"), 64, 1, True), "roberta leaves its first positions unused"
+    assert facts(folder) == Facts(Classification(("a", "b", "c")), 64, 1, True), "roberta leaves its first positions unused"
     (folder / "config.json").write_text('{"model_type": "t5", "id2label": {"0": "x"}}')
     (folder / "tokenizer_config.json").write_text('{"truncation_side": "left", "eos_token": {"content": "</s>"}}')
-    assert facts(folder) == Facts(None, 1_000_000, 2, False, "left"), "where no token fills, the last one does"
+    assert facts(folder) == Facts(Regression(), 1_000_000, 2, False, "left"), "where no token fills, the last one does"
     (folder / "config.json").write_text('{"model_type": "bert", ')
     with pytest.raises(ValueError, match=r"config.json is damaged .*; copy the artefact again"):
         facts(folder)

@@ -50,7 +50,7 @@ def test_only_one_thing_is_measured(aspect: str) -> None:
     found = run(only=[aspect])["compressed"]
     figures = {
         "quality": {"quality"}, "size": set(), "macs": set(), "loyalty": {"label_loyalty", "probability_loyalty"},
-        "speed": {"latency_ms", "throughput_per_s", "cpu", "timed", "faster"}, "fidelity": {"fidelity"},
+        "speed": {"latency_ms", "throughput_per_s", "cpu", "timed", "faster", "speedups"}, "fidelity": {"fidelity"},
         "calibration": {"calibration"}, "churn": {"churn"}, "slices": {"slices"},
     }  # fmt: skip
     assert {k for k, v in found.items() if v} - {"model", "engine", "loyalty_base"} == figures[aspect]

@@ -108,7 +108,7 @@ def test_eager_regression_and_a_tokenizer_without_padding(bert, tokenizer):
 def test_a_model_without_a_trained_head_is_refused(tmp_path, bert, tokenizer):
     bert().bert.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no trained .*classifier.* expected a fine-tuned classifier"):
+    with pytest.raises(ValueError, match=r"no trained .*classifier.* expected a fine-tuned model"):
         reference(tmp_path)
     report = run(Subject("small", TRUTH), tmp_path)
     assert "no trained" in report["baseline"]["errors"]["open"]

@@ -52,6 +52,18 @@ def test_the_table_is_markdown_and_each_figure_is_explained(report, tmp_path):
     assert "then(CoFi(sparsity=0.6), Int8())" in text
 
 
+def test_it_says_why_speed_ups_differ_and_what_another_seed_changes(report, tmp_path):
+    text = card(report, tmp_path)
+    assert "**Speed-ups**" in text and "they differ" in text and "Only the first is time saved" in text
+    assert "| FLOPs (= 2 MACs) | 542 M | 180 M | 3.01x fewer |" in text and "Another seed" not in text
+    drift = {"label_loyalty": 0.949, "probability_loyalty": 0.871, "churn": {"changed": 0.051}}
+    report["compressed"]["noise"] = {"student": drift, "reseeded": drift, "beyond": 0.0, "test": {"p": 1.0}}
+    text = card(report, tmp_path)
+    assert "changes 5.1 % of the answers (label loyalty 0.949, probability loyalty 0.871)" in text
+    report["compressed"]["speedups"] = None
+    assert "**Speed-ups**" not in card(report, tmp_path)
+
+
 def test_how_to_load_depends_on_what_is_there(report, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     plain = card(report, tmp_path)

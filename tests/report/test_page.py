@@ -130,6 +130,27 @@ def test_what_was_asked_for_is_shown_and_told(full: dict[str, Any]) -> None:
         assert said in text, said
 
 
+def test_speed_ups_and_another_seed_have_tables(full: dict[str, Any]) -> None:
+    text = page.render(full)
+    row = "".join(
+        f"<td>{v}</td>" for v in ("small", "10.1x", "11.0x", "6.25x", "6.00x", "3.01x", "3.50x", "2.50x", "2.50x")
+    )
+    assert "Three speed-ups" in text and row in text and "The baseline over the artefact, three ways" in text
+    assert "those of another seed" not in text
+    own = {"label_loyalty": 0.931, "probability_loyalty": 0.842, "churn": {"changed": 0.069}}
+    seed = {"label_loyalty": 0.949, "probability_loyalty": 0.871, "churn": {"changed": 0.051}}
+    full["compressed"]["noise"] = {"student": own, "reseeded": seed, "beyond": 0.018, "test": {"p": 0.0312}}
+    text = page.render(full)
+    for cells in (
+        ("another seed of the baseline", "5.1 %", "-", "-", "0.949", "0.871"),
+        ("small", "6.9 %", "+1.8 points", "0.031", "0.931", "0.842"),
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in text
+    full["compressed"] |= {"noise": None, "speedups": None}
+    text = page.render(full)
+    assert "Three speed-ups" not in text and "another seed" not in text
+
+
 def test_a_poor_report_still_has_a_page(report: dict[str, Any]) -> None:
     report["baseline"] = None
     report["compressed"] |= {"quality": None, "latency_ms": None, "errors": {"quality": "ValueError: nan"}}

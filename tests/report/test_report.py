@@ -23,12 +23,40 @@ def test_each_figure_stands_beside_its_baseline(report):
     assert line(report, "parameters").against == ("1.62x fewer",)
     assert line(report, "bytes to run").cells == ("91.6 MB", "15.2 MB")
     assert line(report, "bytes to run").against == ("6.03x smaller",)
-    assert line(report, "MACs").cells == ("271 M", "90.0 M")
+    assert line(report, "parameters without").cells == ("10.6 M", "2.00 M")
+    assert line(report, "multiply-accumulates (MACs), mean of 200 inputs").cells == ("271 M", "90.0 M")
+    assert line(report, "FLOPs (= 2 MACs)").cells == ("542 M", "180 M")
+    assert line(report, "FLOPs").against == line(report, "multiply-acc").against == ("3.01x fewer",)
+    assert line(report, "MACs of a text in batches of 32").cells == ("350 M", "100 M")
+    assert line(report, "layers run").cells == ("12.0 of 12", "4.80 of 12")
     assert line(report, "latency at batch 1, p50").cells == ("9.21 ms", "0.912 ms")
     assert line(report, "latency at batch 1, p50").against == ("10.1x faster",)  # of pairs, not 9.21 / 0.912
     assert line(report, "latency at batch 1, p99").against == ("10.6x faster",)
     assert line(report, "texts per second at batch 32").against == ("6.25x faster",)
     assert line(report, "label loyalty").cells == ("-", "0.931")
+
+
+def test_three_speed_ups_stand_below_each_other(report):
+    found = {row.name: row.cells[1] for row in rows(report) if row.name.startswith("speed-up")}
+    assert found == {
+        "speed-up by the clock (CPU time), batch 32": "6.25x (6.00x)",
+        "speed-up by MACs": "3.01x",
+        "speed-up by layers (and tokens)": "2.50x",
+    }
+    report["compressed"]["layers"]["token_layers"] = 60.0  # tokens leave as well
+    report["compressed"]["speedups"] |= {"token_layers": 5.0, "measured": None}
+    assert line(report, "speed-up by layers").cells == ("-", "2.50x (5.00x)")
+    assert not any(row.name.startswith("speed-up by the clock") for row in rows(report))
+
+
+def test_another_seed_stands_beside_what_changed(report):
+    drift = {"label_loyalty": 0.931, "probability_loyalty": 0.842, "churn": {"changed": 0.069}}
+    seed = {"label_loyalty": 0.949, "probability_loyalty": 0.871, "churn": {"changed": 0.051}}
+    report["compressed"]["noise"] = {"student": drift, "reseeded": seed, "beyond": 0.018, "test": {"p": 0.0312}}
+    found = line(report, "changed answers : another seed's")
+    assert found.cells == ("-", "6.9 % : 5.1 % (McNemar p = 0.031)")
+    report["reseeded"] = {"model": "runs/twin", "errors": {"open": "OSError: gone"}}
+    assert failures(report) == ["runs/twin: no open: OSError: gone"]
 
 
 def test_the_table_says_what_is_better(report):
@@ -44,10 +72,11 @@ def test_the_table_says_what_is_better(report):
 
 
 def test_what_got_worse_is_said_too(report):
-    report["compressed"] |= {"bytes": 183_200_000, "macs": 271_000_000}
+    report["compressed"] |= {"bytes": 183_200_000, "macs": 271_000_000, "layers": None}
     report["compressed"]["faster"]["latency"] = 0.5
     report["compressed"]["quality"] = {"value": 0.7, "metric": "accuracy", "low": 0.68, "high": 0.72}
-    assert line(report, "MACs").against == ("same",)
+    assert line(report, "multiply-acc").against == ("same",)
+    assert line(report, "layers run").against == ("-",)
     assert verdicts(report)[0].startswith("runs/small: 2.00x larger, 2.00x slower at batch 1, 6.25x faster")
     assert "accuracy -11.4 points, outside" in verdicts(report)[0]
 

@@ -16,12 +16,12 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 
-from gossamer.anatomy import blocks, head, loop, width
+from gossamer.anatomy import blocks, loop, width
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Attention, Hidden, Logits, Task
 from gossamer.runtime.changes import plain_class
-from gossamer.task import Regression
+from gossamer.task import Regression, SentenceEmbedding
 from gossamer.train import Train
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class TinyBERT:
             likeness + Attention(), self.intermediate_epochs, self.lr, schedule="constant", warmup=0.0,
             name="intermediate",
         )  # fmt: skip
-        answers = Task() if isinstance(job.task, Regression) else Logits(self.heat)  # numbers: from the labels
+        answers = Task() if isinstance(job.task, (Regression, SentenceEmbedding)) else Logits(self.heat)  # of numbers
         yield Train(answers, self.prediction_epochs, 0.6 * self.lr, name="prediction")
 
     def student(self, teacher: Any, origin: Any) -> torch.nn.Module:
@@ -100,5 +100,4 @@ class TinyBERT:
                 layer.load_state_dict(origin.get_submodule(f"{path}.{from_}").state_dict())
             rest = {k: v for k, v in state.items() if not k.startswith(f"{path}.")}
             student.load_state_dict(rest, strict=False)
-        assert head(student)
         return student

@@ -24,6 +24,7 @@ class PABEE:
 
     rows: ClassVar[tuple[str, ...]] = ("pabee",)
     kind: ClassVar[str] = "walk"
+    serves: ClassVar[str] = "texts"
 
     patience: Annotated[int, Between(1, 24)] = 3
     tolerance: Annotated[float, Between(0.0, 10.0)] = 0.1

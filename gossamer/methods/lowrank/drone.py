@@ -122,5 +122,5 @@ def narrowed(block: Block, gram: torch.Tensor, rank: int, old: Any) -> ScoreAtte
 def loss(job: Job, samples: int) -> float:
     """The task's mean loss on the calibration texts."""
     job.model.eval()
-    found = [(len(b["labels"]), float(job.model(**b).loss)) for b in job.batches(samples)]
+    found = [(len(b["input_ids"]), float(said.loss)) for b, said in job.said(samples) if said.loss is not None]
     return sum(n * value for n, value in found) / sum(n for n, _ in found)

@@ -1,0 +1,87 @@
+"""Another text for each text: translation, summary, transliteration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossamer.data import Split
+
+from .kind import IGNORED, Decode, Example, Read, Said, Task
+from .tagging import per_token
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GENERATED = "generated"
+
+
+@dataclass(frozen=True)
+class Seq2Seq(Task):
+    """texts become labels, which are texts.  An answer is what the model generates, as its generation config says."""
+
+    kind: ClassVar[str] = "seq2seq"
+    metric: ClassVar[str] = "chrf"
+    auto: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    outputs: ClassVar[tuple[str, ...]] = (GENERATED,)
+    interval: ClassVar[Literal["wilson", "fisher", "bootstrap"]] = "bootstrap"
+    per_text: ClassVar[bool] = False
+    led: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, str, str | None]] = ("text", "", "target")
+
+    def encode(self, tokenizer: Any, split: Split, max_length: int) -> list[Example]:
+        """The sources as input_ids, the targets as labels; both truncated."""
+        made = super().encode(tokenizer, replace(split, labels=None), max_length)
+        if split.labels is not None:
+            found = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length, padding=False)
+            for example, ids in zip(made, found["input_ids"], strict=True):
+                example["labels"] = list(ids)
+        return made
+
+    def examples(self, read: Read, label: Any) -> list[Example]:
+        """Without the target, which is read by `encode`."""
+        return [{"input_ids": read.ids, "token_type_ids": read.types}]
+
+    def fill(self, examples: Sequence[Example], width: int) -> "dict[str, Tensor]":
+        """labels (B, S), where the examples have them; S the longest target."""
+        longest = max(len(example.get("labels", ())) for example in examples)
+        return per_token(examples, longest)
+
+    def said(self, out: Any, batch: "Mapping[str, Tensor]") -> Said:
+        """logits: (target tokens, vocabulary)."""
+        asked = batch["labels"] != IGNORED
+        return Said(out.get("loss"), out.logits[asked])
+
+    def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> list[int]:
+        """The generated tokens."""
+        return [int(i) for i in outputs[0][row]]
+
+    def join(self, parts: Sequence[Any], read: Read, text: str, pair: str | None, decode: Decode | None) -> str:
+        """The generated text."""
+        assert decode is not None, "nobody said how token ids become a text"
+        return decode([i for i in parts[0] if i >= 0])
+
+    def told(self, answer: Any) -> dict[str, Any]:
+        """{"text"}."""
+        return {"text": answer}
+
+    def score(self, answers: Sequence[str], labels: Sequence[str]) -> float:
+        """chrF2, in [0, 1] (Popović, WMT 2015)."""
+        from gossamer.measure.overlap import chrf
+
+        return float(chrf(list(answers), list(labels)))
+
+    def same(self, first: Any, second: Any) -> NDArray[np.bool_]:
+        """Whether both write the same."""
+        return np.array([a == b for a, b in zip(first, second, strict=True)], dtype=bool)
+
+    def finite(self, answers: Any) -> NDArray[np.bool_]:
+        """A text is a text."""
+        return np.ones(len(answers), dtype=bool)
+
+    def fits(self, split: Split) -> None:
+        """Raise ValueError where there are pairs."""
+        if split.pairs is not None:
+            raise ValueError(f"{self.kind} reads texts alone, found pairs; name their column with another --pair")

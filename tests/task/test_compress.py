@@ -1,0 +1,164 @@
+"""The whole job for every kind of task, and every method with every kind: it works, or says why it does not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gossamer import artefact, pipeline
+from gossamer.cli import app
+from gossamer.engines import load
+from gossamer.job import Job
+from gossamer.measure import Schedule, measure
+from gossamer.promise import Promise, judge
+from gossamer.report import failures, rows, table
+from gossamer.report.card import card
+from gossamer.task import TASKS
+from gossamer.train import drive
+from tests import small
+from tests.task.test_every_task import alike, asked
+
+KINDS = [task.kind for task in TASKS]
+QUICK = Schedule(singles=4, pool=8, rounds=2, seconds=2.0)
+BY_TEXT = ("LTP", "PABEE")
+CONSTANT = {  # a tiny random model may answer all texts alike, which has no correlation
+    "text-regression", "sentence-embedding",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(world, tmp_path_factory):
+    """A function of a kind: the artefact that Int8 makes of its model, and the report."""
+    found = {}
+
+    def run(kind):
+        if kind not in found:
+            one, out = world(kind), tmp_path_factory.mktemp(kind) / "small"
+            report = pipeline.compress(
+                str(one.folder / "model"), "Int8()", data=one.folder / "data", out=out, task=kind,
+                measuring={"schedule": QUICK, "examples": 4},
+            )  # fmt: skip
+            found[kind] = out, report
+        return found[kind]
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_becomes_smaller_and_its_report_stands(kind, made, world):
+    out, report = made(kind)
+    one = world(kind)
+    assert report["task"] == kind
+    base, small_ = report["baseline"], report["compressed"]
+    assert small_["bytes"] < base["bytes"]
+    assert small_["macs"] > 0 and small_["flops"] == 2 * small_["macs"]
+    if kind not in CONSTANT:
+        assert np.isfinite(small_["quality"]["value"]) and not {"quality"} & set(small_["errors"])
+        assert small_["quality"]["low"] <= small_["quality"]["value"] <= small_["quality"]["high"]
+        assert 0 <= small_["label_loyalty"] <= 1
+    assert not {"macs", "bytes", "latency", "throughput"} & set(small_["errors"])
+    engine = "torch" if kind in ("causal-lm", "seq2seq") else "onnxruntime"
+    assert small_["engine"] == engine
+    assert type(artefact.load(out)).__name__ == type(one.model).__name__, "a plain transformers class"
+    assert table(report).row_count == len(rows(report))
+    page = card(report, out)
+    assert one.task.auto in page and kind in page
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_measured_again_by_what_it_was_made_for(kind, made, world):
+    out, _ = made(kind)
+    report = measure(out, data=world(kind).folder / "data", only=("quality", "loyalty", "macs"), examples=3)
+    assert report["task"] == kind
+    assert not [words for words in failures(report) if "quality" in words and kind not in CONSTANT]
+
+
+def test_perplexity_is_better_when_lower(made):
+    _, report = made("masked-lm")
+    quality = report["compressed"]["quality"]
+    assert (quality["metric"], quality["better"]) == ("perplexity", "lower")
+    assert any("lower is better" in row.name for row in rows(report))
+    before, after = (report[side]["quality"]["value"] for side in ("baseline", "compressed"))
+    drop, least = judge(report, Promise(max_drop=50.0, min_quality=3.0))
+    assert drop.found == pytest.approx(100 * (after / before - 1)) and drop.met
+    assert not least.met and "lower is better" in least.why
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predict_answers_in_the_words_of_the_task(kind, made, world, tmp_path):
+    out, _ = made(kind)
+    source = world(kind).folder / "data" / "test.jsonl"
+    target = tmp_path / "answers.jsonl"
+    result = CliRunner().invoke(app, ["predict", str(out), "--input", str(source), "--output", str(target)])
+    assert result.exit_code == 0, result.output
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    split = world(kind).data.test
+    assert len(answers) == len(split)
+    words = {
+        "text-classification": {"label", "score"}, "text-regression": {"value"}, "token-classification": {"tags"},
+        "question-answering": {"answer", "start", "score"}, "masked-lm": {"perplexity", "tokens"},
+        "causal-lm": {"perplexity", "tokens"}, "seq2seq": {"text"}, "sentence-embedding": {"similarity"},
+    }[kind]  # fmt: skip
+    assert all(set(answer) == words for answer in answers)
+    if kind == "token-classification":
+        assert [len(a["tags"]) for a in answers] == [len(t.split()) for t in split.texts]
+    if kind == "question-answering":
+        for answer, context in zip(answers, split.pairs, strict=True):
+            assert answer["start"] == -1 or context[answer["start"] :].startswith(answer["answer"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", small.NAMES)
+def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_path):
+    if kind in ("text-classification", "text-regression"):
+        pytest.skip("the laws hold this")
+    if kind in ("causal-lm", "seq2seq") and name != "Int8":
+        pytest.skip("decoders: see the next test")
+    one = world(kind)
+    from copy import deepcopy
+
+    teacher = deepcopy(one.model).requires_grad_(False)
+    job = Job(
+        model=deepcopy(one.model), teacher=teacher, task=one.task, tokenizer=one.tokenizer, train=one.examples[:48],
+        dev=[], folder=tmp_path, pretrained=deepcopy(teacher), max_steps=small.STEPS.get(name, 2),
+    )  # fmt: skip
+    method = small.method(name)
+    if name in BY_TEXT:
+        with pytest.raises(ValueError, match=rf"{name} lets texts or tokens go before the end, and {kind} wants"):
+            drive(job, method)
+        return
+    drive(job, method)
+    batch = one.task.collate(one.examples[:4], 0)
+    with torch.no_grad():
+        said = one.task.said(job.model(**one.task.given(batch)), batch)
+    assert said.logits.isfinite().all() and said.loss.isfinite()
+    folder = artefact.save(job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch))
+    texts, pairs = asked(one, 4)
+    again = load(folder, engine="torch").logits(texts, pairs)
+    assert len(again) == len(texts)
+    assert all(alike(a, b) for a, b in zip(again, load(folder, engine="torch").logits(texts, pairs), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["causal-lm", "seq2seq"])
+@pytest.mark.parametrize("name", [name for name in small.NAMES if name != "Int8"])
+def test_decoders_work_with_a_method_or_are_refused_in_words(name, kind, world, tmp_path):
+    from copy import deepcopy
+
+    one = world(kind)
+    teacher = deepcopy(one.model).requires_grad_(False)
+    job = Job(
+        model=deepcopy(one.model), teacher=teacher, task=one.task, tokenizer=one.tokenizer, train=one.examples[:32],
+        dev=[], folder=tmp_path, pretrained=deepcopy(teacher), max_steps=2,
+    )  # fmt: skip
+    try:
+        drive(job, small.method(name))
+    except ValueError as refused:
+        assert len(str(refused)) > 40, "a sentence"
+        return
+    batch = one.task.collate(one.examples[:4], 0)
+    with torch.no_grad():
+        said = one.task.said(job.model(**one.task.given(batch)), batch)
+    assert said.loss.isfinite()
+    artefact.save(job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch))
