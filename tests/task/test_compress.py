@@ -1,6 +1,7 @@
 """The whole job for every kind of task, and every method with every kind: it works, or says why it does not."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -51,8 +52,9 @@ def test_a_model_becomes_smaller_and_its_report_stands(kind, made, world):
     out, report = made(kind)
     one = world(kind)
     assert report["task"] == kind
-    base, small_ = report["baseline"], report["compressed"]
-    assert small_["bytes"] < base["bytes"]
+    small_ = report["compressed"]
+    stored = [(folder / "model.safetensors").stat().st_size for folder in (one.folder / "model", out)]
+    assert stored[1] < 0.5 * stored[0], "of so small a model the graph takes more than the weights"
     assert small_["macs"] > 0 and small_["flops"] == 2 * small_["macs"]
     if kind not in CONSTANT:
         assert np.isfinite(small_["quality"]["value"]) and not {"quality"} & set(small_["errors"])
@@ -117,8 +119,6 @@ def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_p
     if kind in ("causal-lm", "seq2seq") and name != "Int8":
         pytest.skip("decoders: see the next test")
     one = world(kind)
-    from copy import deepcopy
-
     teacher = deepcopy(one.model).requires_grad_(False)
     job = Job(
         model=deepcopy(one.model), teacher=teacher, task=one.task, tokenizer=one.tokenizer, train=one.examples[:48],
@@ -134,7 +134,9 @@ def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_p
     with torch.no_grad():
         said = one.task.said(job.model(**one.task.given(batch)), batch)
     assert said.logits.isfinite().all() and said.loss.isfinite()
-    folder = artefact.save(job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch))
+    folder = artefact.save(
+        job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch), verify=False
+    )
     texts, pairs = asked(one, 4)
     again = load(folder, engine="torch").logits(texts, pairs)
     assert len(again) == len(texts)
@@ -144,8 +146,6 @@ def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_p
 @pytest.mark.parametrize("kind", ["causal-lm", "seq2seq"])
 @pytest.mark.parametrize("name", [name for name in small.NAMES if name != "Int8"])
 def test_decoders_work_with_a_method_or_are_refused_in_words(name, kind, world, tmp_path):
-    from copy import deepcopy
-
     one = world(kind)
     teacher = deepcopy(one.model).requires_grad_(False)
     job = Job(
@@ -161,4 +161,4 @@ def test_decoders_work_with_a_method_or_are_refused_in_words(name, kind, world, 
     with torch.no_grad():
         said = one.task.said(job.model(**one.task.given(batch)), batch)
     assert said.loss.isfinite()
-    artefact.save(job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch))
+    artefact.save(job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch), verify=False)
