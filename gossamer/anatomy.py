@@ -154,6 +154,12 @@ def head(model: nn.Module) -> Head:
     return found
 
 
+def answer(model: nn.Module) -> nn.Module | None:
+    """The linear that gives the model's answers, None where it ends in hidden states."""
+    found = _head(model)
+    return None if found is None else found.answer
+
+
 def _head(model: nn.Module) -> Head | None:
     base = _base(model)
     by_token = any(c.__name__.endswith(("ForTokenClassification", "ForQuestionAnswering")) for c in type(model).__mro__)
@@ -214,6 +220,7 @@ __all__ = [
     "Names",
     "Slice",
     "Stream",
+    "answer",
     "blocks",
     "embeddings",
     "family",

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.anatomy import blocks, embeddings, head, shape
+from gossamer.anatomy import answer, blocks, embeddings, shape
 from gossamer.runtime.modules import LowRank, NoAttention, Nothing
 from gossamer.walking import order
 
@@ -52,7 +52,7 @@ def _embeddings(model: nn.Module, tokens: int) -> int:
         m for m in model.modules()
         if isinstance(m, nn.Linear) and id(m) not in inside and m.in_features == narrow != m.out_features
     ]  # fmt: skip
-    return tokens * sum(m.in_features * m.out_features for m in found if m is not head(model).answer)
+    return tokens * sum(m.in_features * m.out_features for m in found if m is not answer(model))
 
 
 def _head(model: nn.Module) -> int:

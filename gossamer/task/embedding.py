@@ -54,16 +54,16 @@ class SentenceEmbedding(Task):
         return batch
 
     def said(self, out: Any, batch: "Mapping[str, Tensor]") -> Said:
-        """logits: (2 B, d), the vectors."""
+        """logits: (B, 1), the cosines of the pairs, whatever the width; of texts alone the vectors (B, d)."""
         from torch.nn import functional as F
 
         mask = batch["attention_mask"][..., None].to(out.last_hidden_state.dtype)
         vectors = (out.last_hidden_state * mask).sum(1) / mask.sum(1)
-        loss = None
-        if "labels" in batch and len(vectors) == 2 * len(batch["labels"]):
-            first, second = vectors.float().chunk(2)
-            loss = F.mse_loss(F.cosine_similarity(first, second), batch["labels"] / self.top)
-        return Said(loss, vectors, numbers=True)
+        if "index" in batch and len(vectors) != 2 * len(batch["index"]):
+            return Said(None, vectors, numbers=True)
+        cosines = F.cosine_similarity(*vectors.float().chunk(2))
+        loss = F.mse_loss(cosines, batch["labels"] / self.top) if "labels" in batch else None
+        return Said(loss, cosines[:, None], numbers=True)
 
     def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> NDArray[np.float32]:
         """(d,)."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from gossamer.anatomy import blocks, embeddings, head, width
+from gossamer.anatomy import answer, blocks, embeddings, width
 from gossamer.fields import Between, OneOf
 from gossamer.forms import Ternary, attach, formed, round_attention, round_input, settle
 from gossamer.job import Job
@@ -89,5 +89,5 @@ class TernaryBERT:
 
 def ternarizable(model: nn.Module) -> list[nn.Linear]:
     """Every plain Linear but those that give an answer, the model's own and those of walks."""
-    kept = {head(model).answer} | {m for way in model.modules() if isinstance(way, Walk) for m in way.modules()}
+    kept = {answer(model)} | {m for way in model.modules() if isinstance(way, Walk) for m in way.modules()}
     return [m for m in model.modules() if type(m) is nn.Linear and m not in kept]
