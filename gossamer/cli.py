@@ -4,7 +4,6 @@ Each command is the Python function of the same name with files and a table arou
 What is heavy is imported inside the commands, so that `--help` answers at once.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from gossamer import __version__
 from gossamer.environment import env as environment
+from gossamer.finite import dumps
 from gossamer.terminal import Spoken, free, print_json, progress, quiet, writing
 
 WINDOW = 32  # batches that predict reads ahead: what it may sort by length, and all that it holds in memory
@@ -44,11 +44,15 @@ def _version(wanted: bool) -> None:
 
 
 Data = Annotated[str, typer.Option(help="csv, tsv, jsonl or parquet file, folder, hub id, or rotten-tomatoes.")]
-Text = Annotated[str, typer.Option("--text", help="Column of the text.")]
-Pair = Annotated[str, typer.Option("--pair", help="Column of the second text.")]
-Label = Annotated[str, typer.Option("--label", help="Column of the label.")]
+Text = Annotated[str, typer.Option("--text", help="Column of the text.", show_default=False)]
+Pair = Annotated[str, typer.Option("--pair", help="Column of the second text.", show_default=False)]
+Label = Annotated[str, typer.Option("--label", help="Column of the label.", show_default=False)]
 TaskKind = Annotated[
     str | None, typer.Option("--task", metavar="KIND", help="text-classification, token-classification, masked-lm, ...")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Threads of all sides; 1: CPU time is of one thread."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
@@ -88,9 +92,9 @@ def compress(
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")] = False,
     as_json: Json = False,
-    text: Text = "text",
-    pair: Pair = "text_pair",
-    label: Label = "label",
+    text: Text = "",
+    pair: Pair = "",
+    label: Label = "",
     task: TaskKind = None,
     autocast: Annotated[bool | None, typer.Option(help="Train in bf16; default: where it is faster.")] = None,
     report_to: Annotated[str | None, typer.Option(metavar="NAME", help="A tracker, as transformers names it.")] = None,
@@ -146,15 +150,20 @@ def measure(
         str | None, typer.Option(metavar="MODEL", help="And what another seed of the baseline changes.")
     ] = None,
     energy: Annotated[bool, typer.Option("--energy", help="And joules and CO2; half a minute a side.")] = False,
+    energy_by: Annotated[
+        str, typer.Option(metavar="best|codecarbon", help="By what; codecarbon is asked with --energy-by alone.")
+    ] = "best",
+    loyalty_base: Annotated[str, typer.Option(metavar="2|e", help="Of the logarithm in probability loyalty.")] = "2",
     reasons: Annotated[bool, typer.Option("--reasons", help="And which tokens count, for both models.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="And fresh processes: first answer, peak memory.")] = False,
     region: Annotated[str, typer.Option(help="Where the electricity comes from, as in DEU or US.")] = "world",
+    threads: Threads = None,
     file: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the report; - is stdout.")] = None,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write the report as a page to look at.")] = None,
     force: Force = False,
-    text: Text = "text",
-    pair: Pair = "text_pair",
-    label: Label = "label",
+    text: Text = "",
+    pair: Pair = "",
+    label: Label = "",
     task: TaskKind = None,
 ) -> None:
     """Measure artefacts and a baseline together: quality, size, speed, loyalty, and what else is asked for."""
@@ -166,7 +175,6 @@ def measure(
 
         template()  # what a page needs is there, before minutes are spent
     flags = {
-        "worst": html is not None,
         "robustness": robustness,
         "attack": attack,
         "energy": energy,
@@ -180,9 +188,14 @@ def measure(
                     artefacts,
                     data=data,
                     baseline=baseline,
-                    only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
+                    # one that names nothing is refused, as a name that is none
+                    only=None if only is None else [n.strip() for n in only.split(",") if n.strip()] or [only],
                     more=[name for name, asked in flags.items() if asked],
+                    welcome=["worst"] if html is not None else [],
+                    energy_by=energy_by,
+                    loyalty_base=loyalty_base,
                     region=region,
+                    threads=threads,
                     far=far,
                     reseeded=reseeded,
                     text=text,
@@ -201,16 +214,24 @@ def measure(
 
 @app.command(cls=Spoken)
 def benchmark(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as glue/SST-2, elue/MRPC, clinc150, squad.")],
-    artefact: Annotated[str, typer.Argument(metavar="ARTEFACT", help="Folder; for squad and efficientqa predictions.")],
-    data: Annotated[str, typer.Option(metavar="FOLDER", help="The benchmark's official files.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as glue/SST-2, glue, elue/MRPC, squad, retrieval.")],
+    artefact: Annotated[
+        str, typer.Argument(metavar="ARTEFACT", help="Folder; of glue, one per task; of squad also predictions.")
+    ],
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="The benchmark's official files.")] = None,
     part: Annotated[str | None, typer.Option(help="dev or test; default: what has labels.")] = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B", help="What the model calls the task's classes.")] = None,
     submission: Annotated[str | None, typer.Option(metavar="DIR", help="Write the official file for the test.")] = None,
+    without: Annotated[str | None, typer.Option(metavar="A,B", help="Tasks that glue's average leaves out.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Score an artefact on a benchmark's official files, with the official metrics; write the official submission."""
+    """Score an artefact on a benchmark's official files, with the official metrics; write the official submission.
+
+    NAME is a task (glue/TASK, superglue/TASK, elue/TASK, clinc150, banking77, sms-spam, squad, efficientqa, retrieval,
+    sts), glue or superglue for the average over a folder with an artefact per task (SST-2/) or what --json printed of
+    one (SST-2.json), or sustainlp for a JSON file of entries.
+    """
     from gossamer.benchmarks.run import benchmark as run
 
     with progress() as bar:
@@ -221,6 +242,7 @@ def benchmark(
             part=part,
             labels=None if labels is None else labels.split(","),
             submission=submission,
+            without=None if without is None else without.split(","),
             replace=force,
             progress=bar,
         )
@@ -228,7 +250,9 @@ def benchmark(
         print_json(found)
         return
     print(f"{found['benchmark']}, {found['examples']} examples of {found['part']}")
-    for metric, value in (found["scores"] or {}).items():
+    if "how" in found:
+        print(f"asked: {found['how']}")
+    for metric, value in _flat(found["scores"] or {}):
         print(f"  {metric}: {value:.4f}" if isinstance(value, float) else f"  {metric}: {value}")
     if found["submission"]:
         print(f"submission: {found['submission']}")
@@ -252,13 +276,18 @@ def check(
     cpu: Annotated[
         bool, typer.Option("--cpu-time", help="Speed-ups of CPU time: steadier on shared machines.")
     ] = False,
+    threads: Threads = None,
     as_json: Json = False,
-    text: Text = "text",
-    pair: Pair = "text_pair",
-    label: Label = "label",
+    text: Text = "",
+    pair: Pair = "",
+    label: Label = "",
     task: TaskKind = None,
 ) -> None:
-    """Hold an artefact against what was promised: a line per criterion, exit code 0 if all are met, 1 if not."""
+    """Hold an artefact against what was promised: a line per criterion.
+
+    Exit code 0: all are met.  1: at least one is not.  2: a wrong command line, or files that cannot be read or opened.
+    3: a mistake in gossamer.
+    """
     from dataclasses import asdict
 
     from gossamer.promise import Promise
@@ -283,6 +312,7 @@ def check(
             promise,
             data=data,
             baseline=baseline,
+            threads=threads,
             text=text,
             pair=pair,
             label=label,
@@ -304,8 +334,8 @@ def predict(
     output: Annotated[str, typer.Option("--output", metavar="FILE", help="Where the jsonl goes.")] = "-",
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     echo: Annotated[bool, typer.Option("--echo", help="Repeat the text in each answer.")] = False,
-    text: Text = "text",
-    pair: Pair = "text_pair",
+    text: Text = "",
+    pair: Pair = "",
     force: Force = False,
 ) -> None:
     """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}, or as the task has it."""
@@ -325,7 +355,7 @@ def predict(
                 answers = answer(texts, None if alone else pairs, batch_size=batch_size)
                 for first, second, said in zip(texts, pairs, answers, strict=True):
                     asked = {columns[1]: first} | ({} if alone else {columns[2]: second}) if echo else {}
-                    print(json.dumps(asked | said, ensure_ascii=False), file=stream)
+                    print(dumps(asked | said, ensure_ascii=False), file=stream)
             stream.flush()  # a filter's answers go on at once
 
 
@@ -356,6 +386,18 @@ def env(as_json: Json = False) -> None:
     for title, facts in found.items():
         for name, fact in facts.items():
             print(f"{title:9} {name:13} {', '.join(fact) or 'none' if isinstance(fact, list) else fact}")
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands in nested figures, each with the words that lead there; of a list of plain things its whole."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _flat(one, f"{name} {key}".strip())
+    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+        for number, one in enumerate(value, 1):
+            yield from _flat(one, f"{name} {number}".strip())
+    else:
+        yield name, ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else value
 
 
 def _windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -60,7 +60,7 @@ class Data:
     """Train, dev and test.
 
     labels: the names of the classes, None where the labels are numbers (regression) or there are none.
-    fingerprint: sha256 of all of it but the name; worked out where it is not given.  kind: of the task it was read for,
+    fingerprint: sha256 of all of it but the name, worked out where it is not given.  kind: of the task it was read for,
     None where the labels say it (text-classification or text-regression).
     """
 
@@ -75,7 +75,7 @@ class Data:
     def __post_init__(self) -> None:
         """Take the fingerprint: a tenth of a second for 50 MB of text."""
         if not self.fingerprint:
-            object.__setattr__(self, "fingerprint", _fingerprint(self.splits, self.labels))
+            object.__setattr__(self, "fingerprint", _fingerprint(self.splits, self.labels, self.kind))
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -130,9 +130,9 @@ class Data:
 def read(
     source: str | Path,
     *,
-    text: str = "text",
-    pair: str = "text_pair",
-    label: str | None = "label",
+    text: str = "",
+    pair: str = "",
+    label: str | None = "",
     seed: int = 0,
     need: Sequence[str] = ("train", "test"),
     task: str | None = None,
@@ -141,10 +141,11 @@ def read(
 
     source: a csv, tsv, jsonl or parquet file, a folder with files called train, dev and test, a hub data set
         ("owner/name" or "owner/name:configuration"), or "rotten-tomatoes", which is embedded.
-    text, pair, label: the columns; pairs are optional; label=None reads texts alone.
+    text, pair, label: the columns; "": the task's own, which are text, text_pair and label unless `task` says
+        otherwise; pairs are optional; label=None reads texts alone.
     task: its kind (gossamer.task.TASKS); None: the labels say whether it is text-classification or text-regression.
-        A task has columns of its own (tokens and tags; question, context and answers; text and target), which hold
-        unless others are named, and may read formats of its own: .conll, SQuAD's .json, running text in .txt.
+        A task has columns of its own (tokens and tags; question, context and answers; text and target), and may read
+        formats of its own: .conll, SQuAD's .json, running text in .txt.
     need: the splits that must be there. One file is split 80/10/10: by the seed and the text, not by the order, each
         class alike, equal texts together. A missing dev is a tenth of train; a missing or unlabelled test is the dev,
         and a new dev a tenth of train. A file called test.csv is all test where only a test is needed.
@@ -162,7 +163,7 @@ def read(
     labels: tuple[str, ...] | None = None
     told: Mapping[str, tuple[Any, ...]] = {}
     if label is not None:
-        labels, told = _labels(kind, parts, label)
+        labels, told = _labels(task, parts, label)
     splits = {part: Split(rows.texts, rows.pairs, told.get(part)) for part, rows in parts.items()}
     for part in set(told) and set(splits) - set(told):
         logger.warning("%s has no labels and is not used", parts[part].name)
@@ -170,14 +171,14 @@ def read(
     if len({split.pairs is None for split in splits.values()}) > 1:
         raise ValueError(f"{name}: '{pair}' is a column of some files and not of others; give it to all, or to none")
     if set(splits) == {"whole"} or (set(splits) == {"train"} and "test" in need):
-        splits = _cut(splits.popitem()[1], ("test", "dev"), seed, name)
+        splits = _cut(splits.popitem()[1], ("test", "dev"), seed, name, kind)
         name += f" (split 80/10/10 by seed {seed})"
         logger.info("%s: to measure on all of a file, call it test.csv", name)
     if "test" in need and "test" not in splits and "dev" in splits:
         logger.warning("%s has no labelled test: its dev is the test", name)
         splits["test"] = splits.pop("dev")
     if "train" in splits and "dev" not in splits:
-        splits |= _cut(splits["train"], ("dev",), seed, name)
+        splits |= _cut(splits["train"], ("dev",), seed, name, kind)
     lacking = [split for split in need if split not in splits]
     if lacking:
         raise ValueError(f"{name} has {some(splits)}, expected {some(need)}; add a file called {lacking[0]}.csv")
@@ -188,31 +189,30 @@ def read(
 
 
 def columns_of(task: str | None, text: str, pair: str, label: str | None) -> tuple[str | None, str, str, str | None]:
-    """The kind of task where it is more than a class or a number, and its columns where no others were named."""
-    if task is None:
-        return None, text, pair, label
+    """The kind of task where it is more than a class or a number, and its columns where none are named ("")."""
     from gossamer.task import Classification, Regression, named
 
-    posed = named(task)
+    posed = named(task or Classification.kind)
     own = posed.columns
-    text, pair = own[0] if text == "text" else text, own[1] if pair == "text_pair" else pair
-    label = own[2] if label == "label" else label
-    return (None if posed in (Classification, Regression) else task), text, pair, label
+    kind = None if posed in (Classification, Regression) else task
+    return kind, text or own[0], pair or own[1], own[2] if label == "" or own[2] is None else label
 
 
 def _labels(
-    kind: str | None, parts: dict[str, Rows], label: str
+    task: str | None, parts: dict[str, Rows], label: str
 ) -> tuple[tuple[str, ...] | None, Mapping[str, tuple[Any, ...]]]:
     """The names of the classes, if any, and each split's labels as the kind of task has them."""
-    if kind is None:
-        return values(parts, label)
-    if kind == "token-classification":
+    if task in (None, "text-classification"):
+        return values(parts, label, classes=task is not None)
+    if task == "token-classification":
         return tags(parts, label)
-    as_it_is = {"question-answering": passages, "seq2seq": targets, "sentence-embedding": numbers}
-    return None, as_it_is[kind](parts, label)
+    as_it_is = {
+        "question-answering": passages, "seq2seq": targets, "sentence-embedding": numbers, "text-regression": numbers
+    }  # fmt: skip
+    return None, as_it_is[task](parts, label)
 
 
-def _cut(split: Split, names: tuple[str, ...], seed: int, name: str) -> dict[str, Split]:
+def _cut(split: Split, names: tuple[str, ...], seed: int, name: str, kind: str | None = None) -> dict[str, Split]:
     """Cut a tenth off for each of the names, and the rest as "train".
 
     A tenth of the different texts of each class, at least one of them where it has more texts than there are names. The
@@ -221,7 +221,8 @@ def _cut(split: Split, names: tuple[str, ...], seed: int, name: str) -> dict[str
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(split.keys):
-        groups.setdefault(key, []).append(i)
+        # questions about one context stay together, too
+        groups.setdefault(("", key[1]) if kind == "question-answering" else key, []).append(i)
     strata: dict[int | float, list[tuple[bytes, list[int]]]] = {}
     classes = split.labels if split.labels and isinstance(split.labels[0], int) else (0,) * len(split)
     for key, group in groups.items():
@@ -243,9 +244,9 @@ def _cut(split: Split, names: tuple[str, ...], seed: int, name: str) -> dict[str
     return {part: split.take(sorted(indices)) for part, indices in taken.items()}
 
 
-def _fingerprint(splits: dict[str, Split], labels: tuple[str, ...] | None) -> str:
+def _fingerprint(splits: dict[str, Split], labels: tuple[str, ...] | None, kind: str | None) -> str:
     """sha256 over names, texts, pairs and labels; lengths go in too, so that no two contents read alike."""
-    digest = hashlib.sha256(json.dumps(labels).encode())
+    digest = hashlib.sha256(json.dumps(labels if kind is None else [kind, labels]).encode())
     for name, split in splits.items():
         digest.update(f"{name} {split.labels}".encode())
         for texts in (split.texts, split.pairs):
@@ -322,7 +323,7 @@ def _texts(found: Iterable[Record], name: str, text: str, pair: str, words: bool
         where = f"{name}, line {number}"
         yield (
             string(record, text, "text", where, words),
-            string(record, pair, "pair", where) if pair in record else None,
+            string(record, pair, "pair", where) if pair and pair in record else None,
         )
 
 

@@ -67,6 +67,8 @@ def _sentences(path: Path, text: str, label: str) -> Iterator[Record]:
     begun, words, tags = 0, list[str](), list[str]()
     for number, line in enumerate(decoded(raw_lines(path), str(path)), 1):
         cells = line.split()
+        if not words and cells[:1] == ["#"] and ("=" in line or cells[1:2] == ["id"]):
+            continue  # a comment on the sentence below
         if not cells or cells[0] == "-DOCSTART-":
             if words:
                 yield begun, {text: words, label: tags}

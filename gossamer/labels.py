@@ -43,13 +43,15 @@ def spelled(rows: Rows) -> list[str]:
     return found
 
 
-def values(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...] | None, dict[str, Values]]:
+def values(
+    parts: dict[str, Rows], label: str, classes: bool = False
+) -> tuple[tuple[str, ...] | None, dict[str, Values]]:
     """The names of the classes (None: numbers), and by split the class index or the number of each example.
 
     Numbers with a fraction anywhere make a regression; whole numbers are classes in numeric order, words in that of the
-    alphabet. The splits "train" and "whole" say which classes there are; without them all do. Raises ValueError: no
-    labels at all, one that is empty or of a wrong type, fractions among words, one class only, a class unseen in
-    training.
+    alphabet. classes: they are classes whatever they look like. The splits "train" and "whole" say which classes there
+    are; without them all do. Raises ValueError: no labels at all, one that is empty or of a wrong type, fractions among
+    words, one class only, a class unseen in training.
     """
     train = next((split for split in ("train", "whole") if split in parts), None)
     bare = [rows for split, rows in parts.items() if is_bare(rows) and (split == train or not train)]
@@ -71,6 +73,8 @@ def values(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...] | None, 
         split = next(split for split, names in found.items() if name in names)
         return f"{parts[split].name}, line {parts[split].places[found[split].index(name)]}"
 
+    if classes and fractions:  # then numbers are names
+        words, fractions = list(distinct), []
     if fractions and words:
         raise ValueError(
             f"{first(fractions[0])} has the number {fractions[0]} for a label, {first(words[0])} the word "
@@ -78,16 +82,16 @@ def values(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...] | None, 
         )
     if fractions:
         return None, {split: tuple(float(name) for name in names) for split, names in found.items()}
-    classes = {name: name if words or WHOLE.fullmatch(name) else str(int(float(name))) for name in distinct}  # 1.0 is 1
-    known = {classes[name] for name in (found[train] if train else distinct)}
+    called = {name: name if words or WHOLE.fullmatch(name) else str(int(float(name))) for name in distinct}  # 1.0 is 1
+    known = {called[name] for name in (found[train] if train else distinct)}
     order = sorted(known) if words else sorted(known, key=lambda name: (int(name), name))
-    strange = [name for name in distinct if classes[name] not in known]
+    strange = [name for name in distinct if called[name] not in known]
     if strange:
         raise ValueError(
             f"{first(strange[0])}: the label '{strange[0]}' is unseen in training, where there are {some(order)}; "
             "correct it, or add such examples to train"
         )
-    index = {name: order.index(classes[name]) for name in distinct if classes[name] in known}
+    index = {name: order.index(called[name]) for name in distinct if called[name] in known}
     return tuple(order), {split: tuple(index[name] for name in names) for split, names in found.items()}
 
 
@@ -98,6 +102,7 @@ def tags(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...], dict[str,
     which tags there are; without them all do.  ValueError: no tags, or something else in their place; a tag that is
     unseen in training.
     """
+    parts = _labelled(parts, label)
     found = {split: [_tags(rows, i, label) for i in range(len(rows.texts))] for split, rows in parts.items()}
     train = next((split for split in ("train", "whole") if split in parts), None)
     known = {tag for one in (found[train] if train else chain.from_iterable(found.values())) for tag in one}
@@ -114,14 +119,28 @@ def tags(parts: dict[str, Rows], label: str) -> tuple[tuple[str, ...], dict[str,
     return tuple(order), {split: tuple(tuple(index[t] for t in one) for one in all_) for split, all_ in found.items()}
 
 
+def _labelled(parts: dict[str, Rows], label: str) -> dict[str, Rows]:
+    """The splits that have labels.  ValueError: those to train on have none, or none has."""
+    for split, rows in parts.items():
+        if is_bare(rows) and (split in ("train", "whole") or all(map(is_bare, parts.values()))):
+            if label not in rows.columns:
+                raise no_column(rows.name, label, rows.columns, "label")
+            raise ValueError(f"{rows.name}: every '{label}' is empty, expected something on each line")
+    return {split: rows for split, rows in parts.items() if not is_bare(rows)}
+
+
 def _tags(rows: Rows, i: int, label: str) -> list[str]:
-    if rows.labels is None:
-        raise no_column(rows.name, label, rows.columns, "label")
+    assert rows.labels is not None
     cell = rows.labels[i]
     found = cell.split() if isinstance(cell, str) else cell
-    if not isinstance(found, list) or not all(isinstance(tag, (str, int)) and str(tag).strip() for tag in found):
+    printed = isinstance(cell, str) and cell.startswith("[")  # as Python prints a list: the quotes would become tags
+    whole = isinstance(found, list) and all(isinstance(tag, (str, int)) and str(tag).strip() for tag in found)
+    if printed or not whole:
         where = f"{rows.name}, line {rows.places[i]}"
-        raise ValueError(f"{where}: '{label}' is {glimpse(cell)}, expected a list of tags, one for each word")
+        raise ValueError(
+            f"{where}: '{label}' is {glimpse(cell)}, expected a list of tags, one for each word, or one string of them "
+            "with spaces between"
+        )
     return [str(tag).strip() for tag in found]
 
 
@@ -131,12 +150,12 @@ def passages(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
     A cell is {"text": [...], "answer_start": [...]}, or a list of such with one of each.  ValueError: something else,
     or an answer that does not stand where it says.
     """
+    parts = _labelled(parts, label)
     return {split: tuple(_passages(rows, i, label) for i in range(len(rows.texts))) for split, rows in parts.items()}
 
 
 def _passages(rows: Rows, i: int, label: str) -> tuple[tuple[str, int], ...]:
-    if rows.labels is None:
-        raise no_column(rows.name, label, rows.columns, "label")
+    assert rows.labels is not None
     cell, where = rows.labels[i], f"{rows.name}, line {rows.places[i]}"
     try:
         if isinstance(cell, dict):
@@ -159,10 +178,9 @@ def _passages(rows: Rows, i: int, label: str) -> tuple[tuple[str, int], ...]:
 
 def targets(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
     """By split the target texts.  ValueError: there are none, or one is no string."""
+    parts = _labelled(parts, label)
     for rows in parts.values():
-        if rows.labels is None:
-            raise no_column(rows.name, label, rows.columns, "label")
-        for place, cell in zip(rows.places, rows.labels, strict=True):
+        for place, cell in zip(rows.places, rows.labels or (), strict=True):
             if not isinstance(cell, str):
                 raise ValueError(f"{rows.name}, line {place}: '{label}' is {glimpse(cell)}, expected a text")
     return {split: tuple(rows.labels or ()) for split, rows in parts.items()}
@@ -170,9 +188,7 @@ def targets(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
 
 def numbers(parts: dict[str, Rows], label: str) -> dict[str, tuple[Any, ...]]:
     """By split the labels as numbers, whole ones too.  ValueError: there are none, or one is no number."""
-    for rows in parts.values():
-        if is_bare(rows):
-            raise no_column(rows.name, label, rows.columns, "label")
+    parts = _labelled(parts, label)
     found = {split: spelled(rows) for split, rows in parts.items()}
     for split, names in found.items():
         for place, name in zip(parts[split].places, names, strict=True):

@@ -139,7 +139,8 @@ class Logits(Loss):
         if s.shape[-1] == 1 or getattr(step.student.out, "numbers", False):
             return F.mse_loss(s, t)
         s, t = (s / self.heat).log_softmax(-1), (t / self.heat).log_softmax(-1)
-        return F.kl_div(s, t, reduction="batchmean", log_target=True) * self.heat**2
+        rows = shared(torch.tensor(float(len(s)), device=s.device))  # of words, processes may have more or fewer
+        return F.kl_div(s, t, reduction="sum", log_target=True) / rows * self.heat**2
 
 
 def masked_mse(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:

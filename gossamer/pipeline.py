@@ -19,7 +19,7 @@ from gossamer.data import Data, read
 from gossamer.job import Job, Progress
 from gossamer.loss import Task as TaskLoss
 from gossamer.plan import planned
-from gossamer.task import Task, max_length, of, of_model
+from gossamer.task import CausalLM, QuestionAnswering, SentenceEmbedding, Task, max_length, of, of_model
 from gossamer.train import Method, Train, drive
 
 log = logging.getLogger(__name__)
@@ -83,12 +83,49 @@ def opened(name: str, data: Data) -> tuple[Any, Any, bool]:
     auto = getattr(transformers, task.auto)
     if _made_for(config, task):
         load = artefact.load if Path(place).is_dir() else auto.from_pretrained
-        return load(place).eval(), tokenizer, True
+        model = load(place).eval()
+        if isinstance(task, QuestionAnswering):  # the data knows whether nothing is an answer
+            model.config.handle_impossible_answer = task.nothing
+        _see(name, model, task)
+        return model, tokenizer, True
+    told = task.configure()
+    ours = {key: told.pop(key) for key in list(told) if not hasattr(config, key)}  # transformers takes those it knows
     try:
-        model = auto.from_pretrained(place, **task.configure(), ignore_mismatched_sizes=True)
+        model = auto.from_pretrained(place, **told, ignore_mismatched_sizes=True)
     except ValueError as error:
         raise ValueError(f"{name} cannot be made a model for {task.kind}: {str(error).splitlines()[0]}") from error
+    model.config.update(ours)
+    _see(name, model, task)
+    if isinstance(task, SentenceEmbedding):
+        mean_pooled(place)
     return model.eval(), tokenizer, task.bare  # without a head, nothing is missing
+
+
+def _see(name: str, model: Any, task: Task) -> None:
+    """Raise ValueError if the model cannot be asked what the task asks."""
+    if isinstance(task, CausalLM) and not looks_back(model):
+        raise ValueError(
+            f"{name} is a {model.config.model_type} that reads the words it is to tell; give a model that reads from "
+            "left to right"
+        )
+
+
+@torch.no_grad()
+def looks_back(model: Any) -> bool:
+    """Whether what a model says of a word depends on that word and those before it alone."""
+    ids = torch.arange(8, 16)[None] % model.config.vocab_size
+    other = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % model.config.vocab_size], 1)
+    before, after = (model.eval()(input_ids=one).logits[:, :-1] for one in (ids, other))
+    return bool((before - after).abs().max() <= 1e-6 * before.abs().max())
+
+
+def mean_pooled(place: str) -> None:
+    """Raise ValueError if a folder says that its vectors are not the mean of the hidden states."""
+    note = Path(place) / "1_Pooling" / "config.json"
+    said = json.loads(note.read_text()) if note.is_file() else {}
+    modes = [mode for mode, on in said.items() if mode.startswith("pooling_mode_") and on is True]
+    if modes and modes != ["pooling_mode_mean_tokens"]:
+        raise ValueError(f"{place} makes its vectors by {', '.join(modes)} ({note}), expected pooling_mode_mean_tokens")
 
 
 def _made_for(config: Any, task: Task) -> bool:
@@ -111,9 +148,9 @@ def compress(
     minutes: float | None = None,
     resume: bool = False,
     dry_run: bool = False,
-    text: str = "text",
-    pair: str = "text_pair",
-    label: str = "label",
+    text: str = "",
+    pair: str = "",
+    label: str = "",
     task: str | None = None,
     autocast: bool | Literal["auto"] = "auto",
     report_to: str | None = None,
@@ -166,7 +203,7 @@ def compress(
     settings = {
         "model": model, "teacher": teacher, "recipe": text_, "seed": seed, "max_steps": max_steps,
         "share": job.share, "data": found.fingerprint, "autocast": job.autocast, "longest": longest,
-        "fine_tune": repr(fine_tune),
+        "fine_tune": repr(fine_tune), "task": of(found).kind,
     }  # fmt: skip
     if dry_run:
         return plan | {"settings": settings}

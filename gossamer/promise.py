@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from gossamer.finite import healthy
+
 Side = Mapping[str, Any]
 
 
@@ -50,6 +52,7 @@ NEEDS = {
 }  # the aspect that tells
 
 
+COMPARING = ("label_loyalty", "probability_loyalty")  # figures of the answers beside the baseline's
 LOWER = "lower is better of this metric; bound it by --max-drop, by how many percent it may rise"
 
 
@@ -65,9 +68,25 @@ class Criterion:
 
     def __str__(self) -> str:
         sign = "<=" if self.name.startswith("max") else ">="
-        found = "not measured" if self.found is None else f"{self.found:.4g}"
+        found = "not measured" if self.found is None else apart(self.found, self.bound)
         why = f" ({self.why})" if self.why else ""
-        return f"{'pass' if self.met else 'FAIL'}  {self.name}: {found}, expected {sign} {self.bound:g}{why}"
+        return f"{'pass' if self.met else 'FAIL'}  {self.name}: {found}, expected {sign} {_plain(self.bound)}{why}"
+
+
+def apart(found: float, bound: float) -> str:
+    """`found` with four digits, or with as many as tell it from `bound`."""
+    if float(found).is_integer() and abs(found) < 1e15:
+        return _plain(found)
+    for places in range(4, 18):
+        text = f"{found:.{places}g}"
+        if (float(text) < bound, float(text) > bound) == (found < bound, found > bound):
+            return text
+    return repr(found)
+
+
+def _plain(number: float) -> str:
+    """As it was typed: 20000000, 0.85."""
+    return f"{number:.15g}"
 
 
 def judge(report: Mapping[str, Any], promise: Promise) -> list[Criterion]:
@@ -76,6 +95,7 @@ def judge(report: Mapping[str, Any], promise: Promise) -> list[Criterion]:
     Raises:
         ValueError: nothing is asked, or it asks for a comparison and the report has no baseline.
     """
+    report = healthy(report)
     asked, base, one = promise.asked(), report.get("baseline"), report["compressed"]
     if not asked:
         raise ValueError("no criterion; type one or more, as in --max-drop 1.0 --min-speedup 2")
@@ -89,8 +109,16 @@ def _held(name: str, bound: float, base: Side, one: Side, cpu: bool) -> Criterio
     found, figure = _figure(name, base, one, cpu)
     if found is None:
         errors = {"min_quality": LOWER, **base.get("errors", {}), **one.get("errors", {})}
-        return Criterion(name, bound, None, False, errors.get(figure) or errors.get("open") or "")
+        why = errors.get(figure) or (_uncompared(base, one) if figure in COMPARING else "")
+        return Criterion(name, bound, None, False, why or errors.get("open") or "")
     return Criterion(name, bound, found, found <= bound if name.startswith("max") else found >= bound)
+
+
+def _uncompared(base: Side, one: Side) -> str:
+    """Why the answers were not compared: the baseline gave none, and its own words for it."""
+    said = one.get("errors", {}).get("comparison") or ""
+    own = next((base["errors"][what] for what in ("open", "quality") if what in base.get("errors", {})), "")
+    return f"{said}: {own}" if said and own else said
 
 
 def _figure(name: str, base: Side, one: Side, cpu: bool) -> tuple[float | None, str]:
@@ -126,7 +154,8 @@ def check(
 ) -> list[Criterion]:
     """Measure an artefact beside its baseline, and hold it against a promise.
 
-    measuring: what gossamer.measure takes besides.  Raises what gossamer.measure and `judge` raise.
+    measuring: what gossamer.measure takes besides.  Raises what gossamer.measure and `judge` raise, and ValueError when
+    the artefact or the baseline cannot be opened: nothing was promised of another.
     """
     from gossamer.measure import measure
     from gossamer.measure.subject import teacher_of
@@ -134,4 +163,8 @@ def check(
     known = baseline if baseline is not None else teacher_of(artefact)
     judge({"baseline": None if known is None else {}, "compressed": {}}, promise)  # what is missing costs no minutes
     only = sorted({NEEDS[name] for name in promise.asked()})
-    return judge(measure(artefact, data=data, baseline=known, only=only, **measuring), promise)
+    report = measure(artefact, data=data, baseline=known, only=only, **measuring)
+    for side in (report["compressed"], report.get("baseline") or {}):
+        if "open" in side.get("errors", {}):
+            raise ValueError(f"{side['model']} cannot be measured: {side['errors']['open']}")
+    return judge(report, promise)

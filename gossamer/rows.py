@@ -274,9 +274,7 @@ class Rows:
     labels: tuple[Any, ...] | None
 
 
-def gather(
-    found: Iterable[Record], name: str, text: str, pair: str, label: str | None, words: bool = False
-) -> Rows:
+def gather(found: Iterable[Record], name: str, text: str, pair: str, label: str | None, words: bool = False) -> Rows:
     """Records as columns. The first record says whether there are pairs and labels; words: texts may be lists of words.
 
     Raises ValueError: a text or pair that is missing or no string; pairs or labels in some records only.
@@ -287,11 +285,11 @@ def gather(
         where = f"{name}, line {number}"
         columns = columns or tuple(record)
         texts.append(string(record, text, "text", where, words))
-        for role, column in (("pair", pair), ("label", label)):
+        for role, column in (("pair", pair or None), ("label", label)):
             if (column in record) != (column in columns):
                 odd, even = (number, places[0]) if column in record else (places[0], number)
                 raise ValueError(f"{name}: line {odd} has '{column}', line {even} has not; give each line a {role}")
-        if pair in record:
+        if pair and pair in record:
             pairs.append(string(record, pair, "pair", where))
         if label in record:
             labels.append(record[label])

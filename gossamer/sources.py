@@ -134,7 +134,8 @@ def _hub_records(table: Any, text: str, pair: str, label: str | None, name: str)
         if names and record[label] is not None:
             record[label] = names[record[label]] if record[label] >= 0 else None
         elif inner and record[label] is not None:
-            record[label] = [inner[i] for i in record[label]]
+            told = all(i >= 0 for i in record[label])  # a test that is not told has -1
+            record[label] = [inner[i] for i in record[label]] if told else None
         yield number, record
 
 

@@ -1,9 +1,9 @@
 """How a command speaks: failures in one line and an exit code, notes on stderr, files that appear whole, a bar.
 
-Exit codes: 0 done; 1 the user's mistake; 2 a wrong command line; 3 a check of ours failed; 130 Ctrl-C.
+Exit codes: 0 done; 1 the user's mistake; 2 a wrong command line; 3 a check of ours failed; 130 Ctrl-C.  `check` ends
+with 1 for a promise that is broken, and with 2 for the user's mistake as well.
 """
 
-import json
 import logging
 import os
 import sys
@@ -18,7 +18,9 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from gossamer.environment import EXTRAS, install
+from gossamer.finite import broken, dumps
 
+log = logging.getLogger(__name__)
 OURS = "this is a mistake in gossamer; please report it with what --debug prints"
 
 
@@ -43,6 +45,8 @@ class Spoken(TyperCommand):
             if ctx.meta["debug"]:
                 traceback.print_exc()
             code, line = told(error, ctx.info_name)
+            if ctx.info_name == "check" and code == 1:  # there, 1 says that a promise is broken
+                code = 2
             print(line, file=sys.stderr)
             raise typer.Exit(code) from None
 
@@ -147,5 +151,7 @@ def progress() -> Iterator[Callable[[str, float], None] | None]:
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:
-    """Print `value` as indented JSON, paths and the like as strings."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str), file=stream or sys.stdout)
+    """Print `value` as indented JSON, paths and the like as strings; what is no finite number as null, and say so."""
+    for place in broken(value)[:5]:
+        log.warning("written as null, since it is no finite number: %s", place or "the answer")
+    print(dumps(value, indent=2, ensure_ascii=False, default=str), file=stream or sys.stdout)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from gossamer import cli, recipe
 from gossamer.cli import app
-from gossamer.terminal import told, writing
+from gossamer.terminal import print_json, told, writing
 
 Fake = Callable[..., SimpleNamespace]
 
@@ -212,13 +212,61 @@ def test_check_says_a_line_per_criterion_and_its_exit_code_the_rest(fake: Fake) 
     done = run(*given)
     assert done.exit_code == 1 and done.stderr == ""
     assert done.stdout == ("pass  max_drop: 0.5, expected <= 1\nFAIL  min_speedup: 1.5, expected >= 2\n")
-    columns = dict(text="text", pair="text_pair", label="label", progress=None)
+    columns = dict(text="", pair="", label="", task=None, progress=None)
     assert seen == [
-        ("small", Promise(max_drop=1.0, min_speedup=2.0, cpu=True), dict(data="d.csv", baseline="t", **columns))
+        (
+            "small",
+            Promise(max_drop=1.0, min_speedup=2.0, cpu=True),
+            dict(data="d.csv", baseline="t", threads=None, **columns),
+        )
     ]
     assert [c["met"] for c in json.loads(run(*given, "--json").stdout)] == [True, False]
     del answers[1]
     assert run(*given).exit_code == 0
+
+
+def test_check_ends_with_2_for_wrong_inputs_and_1_for_a_broken_promise_alone(tmp_path: Path) -> None:
+    given = ["check", str(tmp_path / "nowhere"), "--data", str(tmp_path / "none.csv")]
+    for wrong in (
+        [*given, "--max-bytes", "5"],  # no such file
+        given,  # no criterion
+        [*given, "--max-drop", "1"],  # no baseline
+        [*given, "--max-byte", "5"],  # a typo
+        [*given, "--max-bytes", "5", "--threads", "0"],
+        ["check"],
+    ):
+        done = run(*wrong)
+        assert done.exit_code == 2 and "Traceback" not in done.output, wrong
+    assert run("measure", str(tmp_path / "nowhere"), "--data", str(tmp_path / "none.csv")).exit_code == 1
+    said = " ".join(run("check", "--help").output.split())
+    assert "Exit code 0: all are met. 1: at least one is not. 2: a wrong command line" in said
+
+
+def test_check_and_measure_pass_threads_on(fake: Fake) -> None:
+    seen: list[Any] = []
+    fake("promise", Promise=lambda **asked: asked, check=lambda *args, **words: seen.append(words["threads"]) or [])
+    fake("measure", measure=lambda artefacts, **words: seen.append(words) or {"task": "toy"})
+    fake("report", show=lambda report: None)
+    assert run("check", "a", "--data", "d", "--max-bytes", "5", "--threads", "1").exit_code == 0
+    given = ["--threads", "3", "--energy-by", "codecarbon", "--loyalty-base", "e"]
+    assert run("measure", "a", "--data", "d", *given).exit_code == 0
+    assert seen[0] == 1 and (seen[1]["threads"], seen[1]["energy_by"], seen[1]["loyalty_base"]) == (
+        3,
+        "codecarbon",
+        "e",
+    )
+
+
+@pytest.mark.parametrize("only", ["", ",", " , "])
+def test_only_nothing_is_refused(only: str) -> None:
+    done = run("measure", "nowhere", "--data", "d.csv", "--only", only)
+    assert done.exit_code == 1 and "expected one or more of quality, size, macs, speed" in done.stderr
+
+
+def test_json_is_what_the_standard_has(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    print_json({"a": [1.5, float("inf")], "b": {"c": float("nan")}, "p": Path("x"), "d": 2})
+    assert json.loads(capsys.readouterr().out) == {"a": [1.5, None], "b": {"c": None}, "p": "x", "d": 2}
+    assert "no finite number: a.1" in caplog.text and "no finite number: b.c" in caplog.text
 
 
 def test_benchmark(fake: Fake) -> None:
@@ -234,9 +282,18 @@ def test_benchmark(fake: Fake) -> None:
     given = ["benchmark", "glue/SST-2", "small", "--data", "g", "--labels", "neg,pos", "--submission", "s", "--force"]
     done = run(*given)
     assert done.stdout == "glue/SST-2, 4 examples of dev\n  accuracy: 0.7500\nsubmission: s/SST-2.tsv\n"
-    words = dict(data="g", part=None, labels=["neg", "pos"], submission="s", replace=True, progress=None)
+    words = dict(data="g", part=None, labels=["neg", "pos"], submission="s", without=None)
+    words |= dict(replace=True, progress=None)
     assert seen.pop() == (("glue/SST-2", "small"), words)
     assert json.loads(run(*given, "--json").stdout) == found
+    found |= {"scores": {"average": None, "missing": ["RTE", "WNLI"], "places": [{"place": 1, "saving": 2.0}]}}
+    assert run(*given).stdout.splitlines()[1:-1] == [
+        "  average: None", "  missing: RTE, WNLI", "  places 1 place: 1", "  places 1 saving: 2.0000"
+    ]  # fmt: skip
+    found["how"] = "in pairs"
+    assert run(*given).stdout.splitlines()[1] == "asked: in pairs"
+    run("benchmark", "glue", "runs", "--without", "WNLI,RTE")
+    assert seen.pop()[1]["without"] == ["WNLI", "RTE"]
 
 
 def test_demo(fake: Fake, tmp_path: Path) -> None:
@@ -255,8 +312,9 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = run("measure", "one", "two", "--data", "d", "--baseline", "base", "--json", str(report), "--label", "stars")
     assert (done.exit_code, done.stdout, json.loads(report.read_text())) == (0, "table\n", {"task": "toy"})
-    columns = dict(text="text", pair="text_pair", label="stars")
-    aspects = dict(only=None, more=[], region="world", far=None, reseeded=None)
+    columns = dict(text="", pair="", label="stars", task=None)
+    aspects = dict(only=None, more=[], welcome=[], region="world", far=None, reseeded=None, threads=None)
+    aspects |= dict(energy_by="best", loyalty_base="2")
     assert seen.pop() == (["one", "two"], dict(data="d", baseline="base", progress=None, **aspects, **columns))
     again = run("measure", "one", "--data", "d", "--json", str(report))
     assert again.exit_code == 1 and "exists; choose another name, or add --force" in again.stderr and not seen
@@ -269,7 +327,8 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
     assert page.read_text() == "<p>toy"
     [(_, words)] = seen
     assert words["only"] == ["speed", "loyalty"] and words["region"] == "DEU"
-    assert words["more"] == ["worst", "robustness", "attack", "energy", "reasons"] and words["far"] == "f.csv"
+    assert words["more"] == ["robustness", "attack", "energy", "reasons"] and words["far"] == "f.csv"
+    assert words["welcome"] == ["worst"], "a page shows the worst examples where there are some, and asks for none"
     assert words["reseeded"] == "twin"
     assert run("measure", "one", "--data", "d", "--html", str(page)).exit_code == 1 and len(seen) == 1, "nothing lost"
 

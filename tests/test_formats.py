@@ -65,7 +65,8 @@ def test_tags_in_lists_strings_and_numbers(tmp_path):
     "row, said",
     [({"tokens": ["a b"], "tags": ["O"]}, r"'tokens' has the word 'a b', expected words without spaces"),
      ({"tokens": ["a"], "tags": [["O"]]}, r"'tags' is a list \(\[\['O'\]\]\), expected a list of tags"),
-     ({"tokens": ["a"], "tags": None}, r"'tags' is nothing \(null\), expected a list of tags"),
+     ({"tokens": ["a"], "tags": None}, r"test.jsonl: every 'tags' is empty, expected something on each line"),
+     ({"tokens": "a b", "tags": "['O', 'O']"}, r"'tags' is a string .* expected a list of tags, one for each word, or"),
      ({"tokens": ["a"], "label": ["O"]}, r"has no column 'tags'; it has: 'tokens', 'label'")],
 )  # fmt: skip
 def test_tags_that_are_none(tmp_path, row, said):
@@ -141,12 +142,55 @@ def test_targets_and_likeness(tmp_path):
 
 
 def test_columns_of_a_task_hold_unless_others_are_named():
-    assert columns_of(None, "text", "text_pair", "label") == (None, "text", "text_pair", "label")
-    assert columns_of("text-regression", "text", "text_pair", "label") == (None, "text", "text_pair", "label")
+    assert columns_of(None, "", "", "") == (None, "text", "text_pair", "label")
+    assert columns_of("text-regression", "", "", "") == (None, "text", "text_pair", "label")
     kind = "question-answering"
-    assert columns_of(kind, "text", "text_pair", "label") == (kind, "question", "context", "answers")
-    assert columns_of(kind, "q", "c", "a") == (kind, "q", "c", "a")
-    assert columns_of("causal-lm", "text", "text_pair", "label")[3] is None
+    assert columns_of(kind, "", "", "") == (kind, "question", "context", "answers")
+    assert columns_of(kind, "q", "c", "text") == (kind, "q", "c", "text")
+    assert columns_of("causal-lm", "", "", "x")[3] is None, "there is nothing to be read"
+
+
+def test_a_class_may_look_like_a_number_and_a_number_like_a_class(tmp_path):
+    (tmp_path / "test.csv").write_text("text,label\na,0.5\nb,1.5\nc,0.5\n")
+    data = read(tmp_path / "test.csv", task="text-classification", need=("test",))
+    assert (data.labels, data.test.labels) == (("0.5", "1.5"), (0, 1, 0))
+    (tmp_path / "test.csv").write_text("text,label\na,1\nb,2\n")
+    data = read(tmp_path / "test.csv", task="text-regression", need=("test",))
+    assert (data.labels, data.test.labels) == (None, (1.0, 2.0))
+
+
+def test_a_test_without_labels_is_the_dev(tmp_path, caplog):
+    for part, tags in (("train", ["O"]), ("dev", ["O"]), ("test", None)):
+        rows = [json.dumps({"tokens": [f"{part}{i}"], "tags": tags}) for i in range(3)]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(rows))
+    data = read(tmp_path, task="token-classification")
+    assert data.test.texts == ("dev0", "dev1", "dev2") and "its dev is the test" in caplog.text
+
+
+def test_comments_of_conll_are_no_words(tmp_path):
+    (tmp_path / "test.conll").write_text("# id 1\tdomain=en\na X B-x\n\n# text = b\nb X O\n\n# NN O\n")
+    data = read(tmp_path / "test.conll", task="token-classification", need=("test",))
+    assert data.test.texts == ("a", "b", "#"), "but a word may be #"
+
+
+def test_an_unnamed_column_is_no_pair(tmp_path):
+    (tmp_path / "test.csv").write_text(",text,target\n0,a,b\n1,c,d\n")
+    assert read(tmp_path / "test.csv", task="seq2seq", need=("test",)).test.pairs is None
+
+
+def test_questions_on_one_context_stay_together(tmp_path):
+    answers = {"text": ["one"], "answer_start": [0]}
+    rows = [{"question": f"q{i}", "context": f"one {i // 5}", "answers": answers} for i in range(100)]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = read(tmp_path / "some.jsonl", task="question-answering")
+    contexts = [set(split.pairs) for split in data.splits.values()]
+    assert sum(map(len, contexts)) == 20 and len(set.union(*contexts)) == 20
+
+
+def test_the_kind_is_part_of_the_fingerprint(tmp_path):
+    (tmp_path / "test.csv").write_text("text\na\nb\n")
+    prints = {read(tmp_path / "test.csv", task=kind, need=("test",)).fingerprint for kind in ("masked-lm", "causal-lm")}
+    assert len(prints) == 2
 
 
 def test_lines_may_be_lists_of_words(tmp_path):

@@ -76,3 +76,51 @@ def test_only_what_is_asked_is_measured_and_a_missing_baseline_costs_no_minutes(
     criteria = check("nowhere", Promise(max_drop=1.0, min_smaller=2.0), data="d", baseline="t")
     assert [c.met for c in criteria] == [True, True]
     assert seen == [{"data": "d", "baseline": "t", "only": ["quality", "size"]}]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "said"),
+    [
+        (Criterion("min_speedup", 2.0, 1.99996, False), "min_speedup: 1.99996, expected >= 2"),
+        (Criterion("min_speedup", 2.0, 2.3456789, True), "min_speedup: 2.346, expected >= 2"),
+        (Criterion("max_bytes", 20_000_000, 20_000_400, False), "max_bytes: 20000400, expected <= 20000000"),
+        (Criterion("max_bytes", 18_612_345, 18_600_001, True), "max_bytes: 18600001, expected <= 18612345"),
+        (Criterion("min_label_loyalty", 0.95, 0.949996, False), "0.949996, expected >= 0.95"),
+        (Criterion("max_drop", 1.0, 1.0000000000000002, False), "max_drop: 1.0000000000000002, expected <= 1"),
+    ],
+)
+def test_a_line_shows_why_it_fails(criterion: Criterion, said: str) -> None:
+    assert said in str(criterion)
+
+
+def test_a_baseline_without_answers_is_why_there_is_no_loyalty() -> None:
+    one = {**ONE, "label_loyalty": None, "errors": {"comparison": "the baseline gave no answers"}}
+    base = {**BASE, "quality": None, "errors": {"open": "OSError: gone"}}
+    missed = found(Promise(min_label_loyalty=0.9), one, base)["min_label_loyalty"]
+    assert not missed.met and missed.why == "the baseline gave no answers: OSError: gone"
+    worn = {**BASE, "errors": {"quality": "RuntimeError: worn out"}}
+    assert (
+        "worn out"
+        in found(Promise(min_probability_loyalty=0.9), {**one, "probability_loyalty": None}, worn)[
+            "min_probability_loyalty"
+        ].why
+    )
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_no_number_is_not_measured(value: float) -> None:
+    one = {**ONE, "quality": {"value": value, "metric": "perplexity", "better": "lower"}}
+    missed = found(Promise(max_drop=5.0), one)["max_drop"]
+    assert missed.found is None and not missed.met and "in quality.value, expected a finite number" in missed.why
+
+
+@pytest.mark.parametrize("side", ["baseline", "compressed"])
+def test_what_cannot_be_opened_is_a_wrong_input_and_no_broken_promise(
+    monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    from gossamer import measure as package
+
+    report = {"baseline": BASE, "compressed": ONE} | {side: {**BASE, "errors": {"open": "OSError: no folder"}}}
+    monkeypatch.setattr(package, "measure", lambda artefact, **words: report)
+    with pytest.raises(ValueError, match="cannot be measured: OSError: no folder"):
+        check("s", Promise(min_smaller=2.0), data="d", baseline="t")

@@ -66,21 +66,35 @@ LABELS = ("label", "Quality")
 QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a cell as csv writes it
 
 
-def load(task: Task, folder: str | Path) -> Data:
+def load(task: Task, folder: str | Path, need: Sequence[str] | None = None) -> Data:
     """A task from its official folder: train.tsv, dev.tsv and test_full.tsv (with labels) or test.tsv (without).
 
-    folder: the task's own, or the one that holds all of them.  Parts that are not there are None.  Some of the files
-    have csv's quotes, some have none, and one has them twice; all are read as what was meant.
-    Raises FileNotFoundError: none of them is there.  ValueError: a missing column, a label that the task has not.
+    folder: the task's own, or the one that holds all of them.  need: the parts to read; by default all that are there,
+    and those that are not are None.  Some of the files have csv's quotes, some have none, and one has them twice; all
+    are read as what was meant.
+    Raises FileNotFoundError: none of them is there, or not one that is needed.  ValueError: a missing column, a label
+    that the task has not.
     """
-    parts: dict[str, Split] = {}
-    for part, names in FILES.items():
-        places = [f"{task.name}/{name}" for name in names] + list(names)
-        if any((Path(folder) / place).is_file() for place in places):
-            parts[part] = _split(task, found(folder, places, task.name), part)
-    if not parts:
-        found(folder, [name for names in FILES.values() for name in names], f"{task.name} of ELUE")  # raises
+    if need is None:
+        need = [part for part in FILES if any((Path(folder) / place).is_file() for place in _places(task, part))]
+        if not need:
+            found(folder, [name for names in FILES.values() for name in names], f"{task.name} of ELUE")  # raises
+    parts = {part: split(task, folder, part) for part in need}
     return Data(f"ELUE {task.name}", parts.get("train"), parts.get("dev"), parts.get("test"), task.labels)
+
+
+def split(task: Task, folder: str | Path, part: str) -> Split:
+    """One part ("train", "dev" or "test") of a task; the files of the others are not looked at.
+
+    Raises FileNotFoundError: the file is missing.  ValueError: another part, and as `load` does.
+    """
+    if part not in FILES:
+        raise ValueError(f"{task.name} has no part '{part}'; expected {', '.join(map(repr, FILES))}")
+    return _split(task, found(folder, _places(task, part), f"{part} of {task.name} of ELUE"), part)
+
+
+def _places(task: Task, part: str) -> tuple[str, ...]:
+    return (*(f"{task.name}/{name}" for name in FILES[part]), *FILES[part])
 
 
 def _split(task: Task, path: Path, part: str) -> Split:

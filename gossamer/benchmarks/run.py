@@ -1,65 +1,97 @@
 """A model held against a benchmark: the official files in, the official scores and submission files out.
 
     gossamer benchmark glue/SST-2 runs/small --data ~/glue --submission runs/glue
+    gossamer benchmark glue runs/of-each-task --data ~/glue --without WNLI
 
 Names: glue/TASK, superglue/TASK, elue/TASK, clinc150, banking77, sms-spam for a classifier or regressor of texts or of
-pairs; squad and efficientqa for the predictions that a question answering system wrote.
+pairs; squad for a model of question answering, or the predictions of one; efficientqa for a system or its predictions;
+retrieval and sts for embeddings; glue and superglue for the average over tasks; sustainlp for entries and their energy.
 """
 
-import json
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gossamer.labels import translation
-
-from . import efficientqa, elue, files, glue, intents, scores, squad, superglue
+from . import efficientqa, elue, files, glue, hub, intents, scores, squad, superglue, sustainlp
+from .asked import Progress, allowing_none, answers, passages, predictor, right
+from .average import average
 
 if TYPE_CHECKING:
     from gossamer.data import Data, Split
 
-Progress = Callable[[str, float], None]
-
 FAMILIES: dict[str, Any] = {"glue": glue, "superglue": superglue, "elue": elue}
-APART = (superglue.COPA, superglue.RECORD, superglue.WIC, superglue.WSC)  # more than two texts and a class
 INTENTS: dict[str, Callable[[Path], "Data"]] = {
     "clinc150": intents.clinc150,
     "banking77": intents.banking77,
     "sms-spam": intents.sms_spam,
 }
+USES: dict[str, tuple[str, ...]] = {  # of the options that not all have a use for
+    **dict.fromkeys(INTENTS, ("part", "labels")),
+    "squad": ("submission",),
+    "efficientqa": (),
+    "retrieval": ("part",),
+    "sts": ("part",),
+    "glue": ("part", "submission", "without"),
+    "superglue": ("part", "submission", "without"),
+    "sustainlp": (),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `benchmark` was asked. data: None where none was given; the rest as there."""
+
+    name: str
+    artefact: Any
+    data: Path | None
+    part: str | None
+    labels: Sequence[str] | None
+    submission: Path | None
+    without: tuple[str, ...]
+    replace: bool
+    batch_size: int
+    progress: Progress | None
+
+    @property
+    def files(self) -> Path:
+        """Where the official files are. ValueError: nobody said it."""
+        if self.data is None:
+            raise ValueError(f"{self.name} is scored on its official files; say where they are with --data")
+        return self.data
 
 
 def names() -> list[str]:
     """Every name that `benchmark` takes."""
-    tasks = [
-        f"{family}/{task.name}" for family, module in FAMILIES.items() for task in module.TASKS if task not in APART
-    ]
-    return [*tasks, *INTENTS, "squad", "efficientqa"]
+    return [*(f"{family}/{task.name}" for family, module in FAMILIES.items() for task in module.TASKS), *USES]
 
 
 def benchmark(
     name: str,
     artefact: str | Path | Any,
     *,
-    data: str | Path,
+    data: str | Path | None = None,
     part: str | None = None,
     labels: Sequence[str] | None = None,
     submission: str | Path | None = None,
+    without: Sequence[str] | None = None,
     replace: bool = False,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score an artefact on a benchmark's official files.
 
-    name: see `names`, in any case.  artefact: a folder, a predictor, or for squad and efficientqa a file of
-    predictions.  data: the downloaded folder or file.  part: dev or test; by default what has labels.  labels: the
-    model's names for the task's classes, in the task's order, where the two call them otherwise.  submission: a folder
-    for the official file of the test, written only if it is not there or with `replace`.
+    name: see `names`, in any case.  artefact: a folder or a predictor; for squad also a file of predictions, for
+    efficientqa a system's folder or its predictions; for glue and superglue a folder with one artefact or result per
+    task (`gossamer.benchmarks.average`); for sustainlp a file of entries.  data: the downloaded folder or file, which
+    sustainlp needs none of; for GLUE and SQuAD also a hub id (`gossamer.benchmarks.hub`).  part: dev or
+    test; by default what has labels.  labels: the model's names for the task's classes, in the task's order, where the
+    two call them otherwise.  submission: a folder for the official file of the test, written only if it is not there or
+    with `replace`.  without: tasks to leave out of an average.
 
-    Returns {"benchmark", "part", "examples", "scores", "submission"}; scores is None where the part has no labels.
+    Returns {"benchmark", "part", "examples", "scores", "submission"}; scores is None where the part has no labels;
+    "how" stands there where a model is asked in a way that the benchmark does not prescribe.
 
     Raises:
         ValueError: an unknown name, files that are not the official ones, classes that do not fit.
@@ -69,40 +101,43 @@ def benchmark(
     if name.lower() not in known:
         raise ValueError(f"no benchmark {name!r}; expected one of {', '.join(known.values())}")
     name = known[name.lower()]
-    unused: dict[str, Any] = {"submission": submission} if "/" not in name else {}
-    unused |= {"part": part, "labels": labels} if name in ("squad", "efficientqa") else {}
-    if given := [option for option, value in unused.items() if value is not None]:
+    options = {"part": part, "labels": labels, "submission": submission, "without": without or None}
+    used = USES.get(name, ("part", "labels", "submission"))
+    if given := [option for option, value in options.items() if value is not None and option not in used]:
         raise ValueError(f"{name} has no use for --{given[0]}; leave it out")
-    if name == "squad":
-        return _squad(Path(artefact), Path(data))
-    if name == "efficientqa":
-        return _efficientqa(Path(artefact), Path(data))
-    predictor = _predictor(artefact)
-    family, _, title = name.partition("/")
-    if family in INTENTS:
-        found = INTENTS[family](Path(data))
-        chosen = part or "test"
-        return _report(name, chosen, *_intents(predictor, found, chosen, labels, batch_size))
+    where, target = (None if path is None else Path(path).expanduser() for path in (data, submission))
+    asked = Request(name, artefact, where, part, labels, target, tuple(without or ()), replace, batch_size, progress)
+    family = name.partition("/")[0]
+    return HANDLERS[name if name in HANDLERS else family + "/"](asked)
+
+
+def _task(asked: Request) -> dict[str, Any]:
+    """A task of GLUE or ELUE."""
+    family, _, title = asked.name.partition("/")
     module = FAMILIES[family]
     task = next(task for task in module.TASKS if task.name == title)
-    if module is superglue:
-        return _superglue(name, task, predictor, Path(data), part, labels, submission, replace, batch_size)
-    chosen = part or ("dev" if getattr(task, "dev", True) else "test")
-    split = _part(module, task, Path(data), chosen)
-    if progress is not None:
-        progress(f"{name}: {len(split.texts)} examples of {chosen}", 0.0)
-    if submission is not None:  # what would stop it is known before anything is asked
-        files.free([Path(submission) / f"{task.name if module is glue else task.name.lower()}.tsv"], replace)
-        test = split if chosen == "test" else _part(module, task, Path(data), "test")
-    answers = _answers(predictor, split, task.labels, labels, batch_size)
-    found_scores = None if split.labels is None else module.score(task, answers, split.labels)
+    chosen = asked.part or ("dev" if getattr(task, "dev", True) else "test")
+    online = module is glue and hub.is_id(asked.files)
+
+    def read(part: str) -> "Split":
+        return hub.glue(task, str(asked.files), part) if online else module.split(task, asked.files, part)
+
+    split = read(chosen)
+    if asked.progress is not None:
+        asked.progress(f"{asked.name}: {len(split.texts)} examples of {chosen}", 0.0)
+    target = asked.submission
+    if target is not None:  # what would stop it is known before anything is asked
+        files.free([target / f"{task.name if module is glue else task.name.lower()}.tsv"], asked.replace)
+        test = split if chosen == "test" else read("test")
+    model = predictor(asked.artefact)
+    said = answers(model, split, task.labels, asked.labels, asked.batch_size)
+    found = None if split.labels is None else module.score(task, said, split.labels)
     written = None
-    if submission is not None:
-        said = answers if chosen == "test" else _answers(predictor, test, task.labels, labels, batch_size)
-        written = _submit(
-            module, task, said, Path(submission), replace, _costs(artefact, test) if module is elue else None
-        )
-    return _report(name, chosen, len(split.texts), found_scores) | {"submission": written}
+    if target is not None:
+        theirs = said if chosen == "test" else answers(model, test, task.labels, asked.labels, asked.batch_size)
+        costs = _costs(asked.artefact, test) if module is elue else None
+        written = _submit(module, task, theirs, target, asked.replace, costs)
+    return _report(asked.name, chosen, len(split.texts), found) | {"submission": written}
 
 
 def _report(name: str, part: str, examples: int, found: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -110,129 +145,164 @@ def _report(name: str, part: str, examples: int, found: Mapping[str, Any] | None
     return {"benchmark": name, "part": part, "examples": examples, "scores": plain, "submission": None}
 
 
-def _predictor(artefact: Any) -> Any:
-    if not isinstance(artefact, (str, Path)):
-        return artefact
-    from gossamer.engines import load
-
-    return load(artefact)
-
-
-def _part(module: Any, task: Any, folder: Path, part: str) -> "Split":
-    """One part of a task of GLUE or ELUE."""
-    if module is glue:
-        return glue.split(task, folder, part)
-    found: Split | None = getattr(elue.load(task, folder), part)
-    if found is None:
-        raise ValueError(f"{folder} has no {part} of {task.name}; choose another --part")
-    return found
-
-
-def _answers(
-    predictor: Any, split: "Split", wanted: tuple[str, ...] | None, named: Sequence[str] | None, batch_size: int
-) -> Any:
-    """(n,) class indices of the task, or numbers, as the model sees the texts.
-
-    Raises:
-        ValueError: the model answers with other classes, and `named` does not say which is which.
-    """
-    logits = np.asarray(predictor.logits(split.texts, split.pairs, batch_size=batch_size))
-    if wanted is None:
-        if logits.shape[1] != 1:
-            raise ValueError(f"the task asks for a number and the model answers with {logits.shape[1]} classes")
-        return logits[:, 0]
-    if logits.shape[1] == 1:
-        raise ValueError(f"the task has the classes {', '.join(wanted)}, but the model answers with a number")
-    asked = wanted if named is None else tuple(named)
-    if len(asked) != len(wanted):
-        raise ValueError(f"{len(asked)} labels, expected one for each of the classes {', '.join(wanted)}")
-    generic = predictor.labels == tuple(f"LABEL_{i}" for i in range(len(wanted)))
-    if not generic and not set(asked) <= set(predictor.labels):  # numbers could be taken for the wrong names
-        raise ValueError(
-            f"the task has the classes {', '.join(wanted)} and the model answers with {', '.join(predictor.labels)}; "
-            f"say in the task's order what the model calls them, as in --labels {','.join(predictor.labels)}"
-        )
-    order = [int(i) for i in translation(asked, predictor.labels, "the benchmark")]
-    return logits[:, order].argmax(1)
-
-
 def _costs(artefact: Any, split: "Split") -> tuple[float, float]:
-    """What a submission to ELUE declares: mean MFLOPs, two for a multiply-accumulate, of 100 texts, and MParams.
+    """What a submission to ELUE declares: mean MFLOPs of 100 texts by its own counter, as in `elue.costs`, and MParams.
 
     Raises:
         ValueError: the artefact has no torch form here, which both are counted on.
     """
-    from gossamer.measure import macs, size
     from gossamer.measure.subject import Subject, candidate
 
     subject = candidate(artefact) if isinstance(artefact, (str, Path)) else Subject("model", artefact, artefact.model)
     counted, model = subject.counted or subject.predictor, subject.model
     if model is None:
         raise ValueError("a submission to ELUE declares costs, counted on the torch model; install gossamer[compress]")
-    return 2e-6 * macs.average(counted, split.texts, split.pairs, 100), 1e-6 * size.parameters(model)
+    from gossamer.measure import size
+
+    from . import flops
+
+    return 1e-6 * flops.average(counted, split.texts, split.pairs, 100), 1e-6 * size.parameters(model)
 
 
-def _submit(
-    module: Any, task: Any, answers: Any, folder: Path, replace: bool, costs: tuple[float, float] | None
-) -> str:
+def _submit(module: Any, task: Any, said: Any, folder: Path, replace: bool, costs: tuple[float, float] | None) -> str:
     if module is elue:
-        return str(elue.submit([elue.Run(task, answers.tolist(), *(costs or ()))], folder, replace=replace)[0])
-    return str(files.write(folder / f"{task.name}.tsv", glue.submission(task, answers), replace))
+        return str(elue.submit([elue.Run(task, said.tolist(), *(costs or ()))], folder, replace=replace)[0])
+    return str(files.write(folder / f"{task.name}.tsv", glue.submission(task, said), replace))
 
 
-def _superglue(
-    name: str, task: Any, predictor: Any, folder: Path, part: str | None, labels: Sequence[str] | None,
-    submission: str | Path | None, replace: bool, batch_size: int,
-) -> dict[str, Any]:  # fmt: skip
-    """A task of SuperGLUE whose rows are two texts and a class."""
+def _superglue(asked: Request) -> dict[str, Any]:
+    """A task of SuperGLUE, by a classifier of pairs of texts; `superglue.pairs` says what becomes of each row."""
+    task = next(task for task in superglue.TASKS if task.name == asked.name.partition("/")[2])
+    chosen = asked.part or ("test" if task.diagnostic else "dev")
+    rows, target = superglue.read(task, asked.files, chosen), asked.submission
+    if target is not None:
+        files.free([target / f"{task.name}.jsonl"], asked.replace)
+        test = rows if chosen == "test" else superglue.read(task, asked.files, "test")
+    model = predictor(asked.artefact)
 
-    def read(chosen: str) -> tuple[Any, Any]:
-        rows = superglue.read(task, folder, chosen)
-        return rows, _answers(predictor, superglue.split(rows), task.labels, labels, batch_size)
+    def say(rows: Sequence[Any]) -> list[Any]:
+        split = superglue.split(rows)
+        if task in superglue.CHOSEN:
+            return superglue.chosen(rows, right(model, split, superglue.RIGHT, asked.labels, asked.batch_size))
+        return [task.labels[i] for i in answers(model, split, task.labels, asked.labels, asked.batch_size)]
 
-    chosen = part or ("test" if task.diagnostic else "dev")
-    if submission is not None:
-        files.free([Path(submission) / f"{task.name}.jsonl"], replace)
-    rows, answers = read(chosen)
-    said = [task.labels[i] for i in answers]
+    said = say(rows)
     found = superglue.score(task, rows, said) if all(row.label is not None for row in rows) else None
     written = None
-    if submission is not None:
-        test, theirs = (rows, answers) if chosen == "test" else read("test")
-        text = superglue.submission(task, test, [task.labels[i] for i in theirs])
-        written = str(files.write(Path(submission) / f"{task.name}.jsonl", text, replace))
-    return _report(name, chosen, len(rows), found) | {"submission": written}
+    if target is not None:
+        text = superglue.submission(task, test, said if chosen == "test" else say(test))
+        written = str(files.write(target / f"{task.name}.jsonl", text, asked.replace))
+    how = {"how": superglue.HOW[task.name]} if task.name in superglue.HOW else {}
+    return _report(asked.name, chosen, len(rows), found) | {"submission": written} | how
 
 
-def _intents(
-    predictor: Any, data: "Data", part: str, labels: Sequence[str] | None, batch_size: int
-) -> tuple[int, dict[str, Any]]:
-    split: Split | None = getattr(data, part)
+def _average(asked: Request) -> dict[str, Any]:
+    """All tasks of GLUE or SuperGLUE that there is an artefact or a result for."""
+
+    def ask(task: str, artefact: Path) -> dict[str, Any]:
+        part = asked.part if any(task in parts for parts in module.AVERAGED.values()) else None  # the others have one
+        one = dataclasses.replace(asked, name=f"{asked.name}/{task}", artefact=artefact, part=part, without=())
+        return HANDLERS[asked.name + "/"](one)
+
+    module = FAMILIES[asked.name]
+    return average(asked.name, module, Path(asked.artefact), ask, asked.part, asked.without, asked.submission)
+
+
+def _intents(asked: Request) -> dict[str, Any]:
+    data, part = INTENTS[asked.name](asked.files), asked.part or "test"
+    split: Split | None = data.splits.get(part)
     if split is None or split.labels is None:
         raise ValueError(f"{data.name} has no labelled {part}; choose another --part")
-    answers = _answers(predictor, split, data.labels, labels, batch_size)
+    said = answers(predictor(asked.artefact), split, data.labels, asked.labels, asked.batch_size)
     found: dict[str, Any] = {
-        "accuracy": scores.accuracy(answers, split.labels), "macro_f1": scores.macro_f1(answers, split.labels)
+        "accuracy": scores.accuracy(said, split.labels), "macro_f1": scores.macro_f1(said, split.labels)
     }  # fmt: skip
     if data.labels is not None and "oos" in data.labels:
-        found |= asdict(intents.scope(answers, split.labels, data.labels.index("oos")))
-    return len(split.texts), found
+        found |= asdict(intents.scope(said, split.labels, data.labels.index("oos")))
+    return _report(asked.name, part, len(split.texts), found)
 
 
-def _squad(predictions: Path, data: Path) -> dict[str, Any]:
-    """The official json of id: text, against the official file of questions."""
-    questions = squad.read(data)
-    said = json.loads(predictions.read_text(encoding="utf-8"))
-    doubts = predictions.with_name(predictions.stem + "_na_probs.json")
-    silent = json.loads(doubts.read_text(encoding="utf-8")) if doubts.is_file() else None
-    return _report("squad", data.stem, len(questions), asdict(squad.score(questions, said, silent)))
+def _squad(asked: Request) -> dict[str, Any]:
+    """A model of question answering, or the official json of id: text, against the official file of questions."""
+    online = hub.is_id(asked.files)
+    file = asked.files if online else _questions(asked.files)
+    questions = hub.squad(str(file)) if online else squad.read(file)
+    silent: dict[str, float] | None = None
+    system, target = asked.artefact, None
+    if isinstance(system, (str, Path)) and Path(system).is_file():
+        if asked.submission is not None:
+            raise ValueError(f"{system} is already what the leaderboard takes; leave --submission out")
+        said = squad.read_predictions(system)
+        doubts = Path(system).with_name(Path(system).stem + "_na_probs.json")
+        silent = squad.read_no_answer(doubts) if doubts.is_file() else None
+    else:
+        if asked.submission is not None:
+            target = asked.submission / "predictions.json"
+            files.free([target], asked.replace)
+        said = passages(_reader(system, questions), questions, asked.batch_size, asked.progress)
+    told = any(one.answers or one.impossible for one in questions)  # the hidden test has neither
+    found = asdict(squad.score(questions, said, silent)) if told else None
+    written = None if target is None else str(squad.submission(questions, said, target, replace=asked.replace)[0])
+    return _report("squad", str(file) if online else file.stem, len(questions), found) | {"submission": written}
 
 
-def _efficientqa(system: Path, references: Path) -> dict[str, Any]:
+def _reader(system: Any, questions: Sequence[squad.Question]) -> Any:
+    if not isinstance(system, (str, Path)):
+        return system
+    if not Path(system).exists():
+        raise FileNotFoundError(f"no '{system}'; expected the folder of a model, or a JSON file of predictions")
+    model = predictor(system)
+    return allowing_none(model, Path(system)) if any(one.impossible for one in questions) else model
+
+
+def _questions(data: Path) -> Path:
+    """The file of questions, or the one dev in a folder."""
+    if not data.is_dir():
+        return data
+    there = sorted(data.glob("dev-v*.json"))
+    if not there:
+        raise FileNotFoundError(f"'{data}' has no dev of SQuAD; expected dev-v1.1.json or dev-v2.0.json in it")
+    if len(there) > 1:
+        raise ValueError(f"'{data}' has {' and '.join(one.name for one in there)}; say which with --data {there[0]}")
+    return there[0]
+
+
+def _efficientqa(asked: Request) -> dict[str, Any]:
     """A self-contained folder with submission.sh, or the predictions of one."""
+    system, references = Path(asked.artefact), asked.files
     known = efficientqa.read_references(references)
     if system.is_dir():
         result = efficientqa.evaluate(system, references)
     else:
         result = efficientqa.score(efficientqa.read_predictions(system), known)
     return _report("efficientqa", references.stem, len(known), asdict(result))
+
+
+def _vectors(asked: Request) -> dict[str, Any]:
+    """Embeddings of texts: retrieval or similarity."""
+    from . import vectors
+
+    ask = vectors.retrieval if asked.name == "retrieval" else vectors.sts
+    return _report(asked.name, *ask(predictor(asked.artefact), asked.files, asked.part, asked.batch_size))
+
+
+def _sustainlp(asked: Request) -> dict[str, Any]:
+    """A file of entries, ranked on its track."""
+    track, entries, reference = sustainlp.read(asked.artefact)
+    ranking = asdict(sustainlp.rank(track, entries, reference))
+    return _report("sustainlp", ranking.pop("track")["name"], len(entries), ranking)
+
+
+HANDLERS: dict[str, Callable[[Request], dict[str, Any]]] = {
+    "glue/": _task,
+    "elue/": _task,
+    "superglue/": _superglue,
+    "glue": _average,
+    "superglue": _average,
+    **dict.fromkeys(INTENTS, _intents),
+    "squad": _squad,
+    "efficientqa": _efficientqa,
+    "retrieval": _vectors,
+    "sts": _vectors,
+    "sustainlp": _sustainlp,
+}

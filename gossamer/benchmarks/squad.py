@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.rows import glimpse
+
 from .files import document, field, write_all
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -129,6 +131,34 @@ def read(path: str | Path) -> tuple[Question, ...]:
     if twice:
         raise ValueError(f"{path}: {len(twice)} ids come twice, such as '{twice[0]}'; expected each question once")
     return tuple(questions)
+
+
+def read_predictions(path: str | Path) -> dict[str, str]:
+    """The official JSON file of predictions, id -> text, "" for none.
+
+    Raises FileNotFoundError: no such file.  ValueError: not JSON, no object, an answer that is no text.
+    """
+    said = _object(path, "text")
+    for name, one in said.items():
+        if not isinstance(one, str):
+            raise ValueError(f"{path}: the answer to '{name}' is {glimpse(one)}, expected a text, \"\" for none")
+    return said
+
+
+def read_no_answer(path: str | Path) -> dict[str, float]:
+    """The JSON file of no-answer probabilities, id -> number. Raises as `read_predictions` does."""
+    said = _object(path, "probability")
+    for name, one in said.items():
+        if not isinstance(one, (int, float)) or isinstance(one, bool):
+            raise ValueError(f"{path}: the no-answer probability of '{name}' is {glimpse(one)}, expected a number")
+    return said
+
+
+def _object(path: str | Path, what: str) -> dict[str, Any]:
+    said = document(path)
+    if not isinstance(said, dict):
+        raise ValueError(f"{path}: {glimpse(said)}, expected one object, a question's id and its {what} in each entry")
+    return said
 
 
 def score(

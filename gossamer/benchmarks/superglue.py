@@ -26,6 +26,8 @@ from .squad import exact, token_f1
 
 TRUTH = ("false", "true")
 ENTAILS = ("entailment", "not_entailment")
+RIGHT = ("0", "1")  # whether an option is the right one
+ASKED = {"cause": "What was the cause?", "effect": "What happened as a result?"}
 Span = tuple[int, int]  # characters, the second one past the end
 
 
@@ -254,6 +256,13 @@ WSC = Task("WSC", TRUTH, _mentions, _accuracy, ("False", "True"))
 AXB = Task("AX-b", ENTAILS, _pairs("sentence1", "sentence2"), _matthews, diagnostic=True)
 AXG = Task("AX-g", ENTAILS, PREMISE, _parity, diagnostic=True)
 
+CHOSEN = (COPA, RECORD)  # a row is several options, of which one is chosen
+HOW = {  # where the wording is ours, in words for a report
+    COPA.name: "each choice is a pair with the premise and its question; the one that scores higher as right is chosen",
+    RECORD.name: "each entity is put in the query, a pair with the passage; the one that scores highest is chosen",
+    WIC.name: "a pair: the word, a colon and the first sentence; the second sentence",
+    WSC.name: "a pair: the text with the pronoun between asterisks; the name",
+}
 TASKS = (BOOLQ, CB, COPA, MULTIRC, RECORD, RTE, WIC, WSC, AXB, AXG)  # the files of a submission
 AVERAGED = {task.name: (task.name,) for task in TASKS if not task.diagnostic}
 
@@ -275,33 +284,83 @@ def read(task: Task, folder: str | Path, part: str) -> tuple[Row, ...]:
     return rows
 
 
-def split(rows: Sequence[Row]) -> Split:
-    """Rows as pairs of texts: those of BoolQ, CB, RTE, AX-b and AX-g; of MultiRC (passage and question, option).
+def pairs(row: Row) -> list[tuple[str, str]]:
+    """The pairs of texts that a classifier of pairs is asked about a row.
 
-    Raises ValueError: rows of another kind, which two texts alone do not tell.
+    BoolQ (question, passage); CB, RTE, AX-b and AX-g (premise, hypothesis); MultiRC (passage and question, option).
+    WiC ("word: first sentence", second sentence).  WSC (text with the second mention between asterisks, first mention).
+    COPA: for each choice (premise and what is asked of it in words, choice).  ReCoRD: for each entity (passage, query
+    with it in the place of `@placeholder`).  The last four are our own wording: the benchmark prescribes none, so a
+    model has to be trained with the same (`load`).
+    Raises ValueError: a cloze without entities.
     """
-    texts, pairs = [], []
+    match row:
+        case Pair():
+            return [(row.text, row.pair)]
+        case Option():
+            return [(f"{row.passage} {row.question}", row.answer)]
+        case Word():
+            return [(f"{row.word}: {row.sentences[0]}", row.sentences[1])]
+        case Mention():
+            words, start = row.text.split(), row.words[1]
+            end = min(start + max(1, len(row.texts[1].split())), len(words))
+            marked = [*words[:start], "*" + " ".join(words[start:end]) + "*", *words[end:]]
+            return [(" ".join(marked), row.texts[0])]
+        case Choice():
+            return [(f"{row.premise} {ASKED[row.question]}", choice) for choice in row.choices]
+        case Cloze() if row.entities:
+            return [(row.passage, row.query.replace("@placeholder", entity)) for entity in row.entities]
+    raise ValueError(f"{type(row).__name__} {row.idx} has nothing to choose from; expected an entity or more")
+
+
+def split(rows: Sequence[Row]) -> Split:
+    """Rows as pairs of texts and a class each, as `pairs` words them.
+
+    Of COPA and ReCoRD a row is several pairs, the class of each whether it is right (1) or not (0).
+    """
+    texts, others, labels = list[str](), list[str](), list[int | None]()
     for row in rows:
-        if isinstance(row, Pair):
-            texts.append(row.text)
-            pairs.append(row.pair)
-        elif isinstance(row, Option):
-            texts.append(f"{row.passage} {row.question}")
-            pairs.append(row.answer)
+        found = pairs(row)
+        texts += [text for text, _ in found]
+        others += [other for _, other in found]
+        if row.label is None or not isinstance(row, (Choice, Cloze)):
+            labels += [row.label] * len(found)
+        elif isinstance(row, Choice):
+            labels += [int(i == row.label) for i in range(len(found))]
         else:
-            raise ValueError(f"a {type(row).__name__} is more than two texts and a class; use the rows themselves")
-    labels = tuple(row.label for row in rows)
-    return Split(tuple(texts), tuple(pairs), None if None in labels else labels)
+            labels += [int(entity in row.label) for entity in row.entities]
+    told = tuple(label for label in labels if label is not None)
+    return Split(tuple(texts), tuple(others), told if len(told) == len(labels) else None)
+
+
+def chosen(rows: Sequence[Row], right: Any) -> list[Any]:
+    """What COPA's and ReCoRD's rows are answered with: the choice's number, the entity's text.
+
+    right: for each pair that `split` makes of the rows, how right it is, the more the higher; of equals the first wins.
+    Raises ValueError: another number of them, rows of other tasks.
+    """
+    answers, start = list[Any](), 0
+    for row in rows:
+        if not isinstance(row, (Choice, Cloze)):
+            raise ValueError(f"a {type(row).__name__} has nothing to choose from; expected rows of COPA or ReCoRD")
+        options = range(2) if isinstance(row, Choice) else row.entities
+        said = [float(one) for one in right[start : start + len(options)]]
+        if len(said) == len(options):
+            answers.append(options[max(range(len(said)), key=said.__getitem__)])
+        start += len(options)
+    if start != len(right):
+        raise ValueError(f"{len(right)} scores of options, expected {start}, one for each that the rows have")
+    return answers
 
 
 def load(task: Task, folder: str | Path, need: Sequence[str] | None = None) -> Data:
-    """The parts needed of a task of two texts: train and dev unless told otherwise (of a diagnostic set, test).
+    """The parts needed of a task as pairs of texts: train and dev unless told otherwise (of a diagnostic set, test).
 
     Raises as `read` and `split` do.
     """
     need = need or (("test",) if task.diagnostic else ("train", "dev"))
     parts = {part: split(read(task, folder, part)) for part in need}
-    return Data(task.name, parts.get("train"), parts.get("dev"), parts.get("test"), task.labels)
+    return Data(task.name, parts.get("train"), parts.get("dev"), parts.get("test"), task.labels or RIGHT)
 
 
 def score(task: Task, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, float]:

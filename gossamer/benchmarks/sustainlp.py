@@ -12,8 +12,11 @@ measured figure and one estimated from a data sheet do not compare.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
+from typing import Any
 
 from . import superglue
+from .files import document, field
 
 DEVICES = ("cpu", "gpu")
 
@@ -98,6 +101,43 @@ def entry(name: str, results: Mapping[str, Mapping[str, float]], joules: float, 
     return Entry(name, standing.average, joules, tier, device)
 
 
+def read(file: str | Path) -> tuple[Track, tuple[Entry, ...], Entry | None]:
+    """A JSON file of entries: {"track": {...}, "entries": [{...}, ...]}, perhaps with a "reference": {...}.
+
+    A track has name, device, baseline and tolerance; an entry has name, joules, tier, device, and accuracy or instead
+    "scores", what `superglue.score` gave by the names of the tasks.
+    Raises FileNotFoundError: no such file.  ValueError: not JSON, an entry of the file that is missing or of a wrong
+    type, what is no entry.
+    """
+    told = document(file)
+    where = f"{file}, track"
+    given = field(told, "track", dict, str(file))
+    number = (int, float)
+    baseline, tolerance = (float(field(given, key, number, where)) for key in ("baseline", "tolerance"))
+    device = field(given, "device", str, where)
+    if device not in DEVICES:
+        raise ValueError(f"{where}: 'device' is '{device}', expected {' or '.join(DEVICES)}")
+    track = Track(field(given, "name", str, where), device, baseline, tolerance)
+    entries = field(told, "entries", list, str(file))
+    found = tuple(_entry(one, f"{file}, entry {place}") for place, one in enumerate(entries, 1))
+    reference = _entry(told["reference"], f"{file}, reference") if told.get("reference") is not None else None
+    return track, found, reference
+
+
+def _entry(told: Any, where: str) -> Entry:
+    name, tier, device = (field(told, key, str, where) for key in ("name", "tier", "device"))
+    joules = float(field(told, "joules", (int, float), where))
+    if "scores" not in told:
+        return Entry(name, float(field(told, "accuracy", (int, float), where)), joules, tier, device)
+    if "accuracy" in told:
+        raise ValueError(f"{where} has 'accuracy' and 'scores'; expected one or the other")
+    results = field(told, "scores", dict, where)
+    for task in results:
+        for metric in field(results, task, dict, f"{where}, scores"):
+            field(results[task], metric, (int, float), f"{where}, scores of {task}")
+    return entry(name, results, joules, tier, device)
+
+
 def tracks(bert_base: float, roberta_large: float, tolerance: float) -> tuple[Track, Track, Track]:
     """The three tracks, given the baselines' scores, 0 to 1, and how far below them an entry may stay.
 
@@ -116,13 +156,19 @@ def rank(track: Track, entries: Sequence[Entry], reference: Entry | None = None,
     Equal energies share a place, the better score first.  reference: what savings are told against, such as the
     baseline on the same machine.  mixed_tiers: rank energies that were found in different ways all the same; the result
     names the tiers.
-    Raises ValueError: no entries, a name twice, energies of different tiers among those that are in.
+    Raises ValueError: no entries, a name twice, energies of different tiers among those that are in, a reference that
+    ran on another device than the track's, against which a saving would be one of hardware.
     """
     names = [one.name for one in entries]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not entries or twice:
         found = f"entries called {twice[0]} twice" if twice else "no entries"
         raise ValueError(f"{found} for the track '{track.name}': expected one or more, each with its own name")
+    if reference is not None and reference.device != track.device:
+        raise ValueError(
+            f"the reference {reference.name} ran on the {reference.device}, the track '{track.name}' is for the "
+            f"{track.device}: expected both on the same; measure the reference again there, or leave it out"
+        )
     reasons = {one.name: _reason(track, one) for one in entries}
     inside = sorted((e for e in entries if not reasons[e.name]), key=lambda e: (e.joules, -e.accuracy, e.name))
     compared = [*inside, reference] if reference is not None else inside

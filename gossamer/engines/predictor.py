@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gossamer.engines.texts import Facts, Reader
 from gossamer.task.kind import Decode, Read
+from gossamer.task.reading import answers as joined
 
 WINDOW = 1024  # texts that are sorted together: padding falls from a half to a twelfth, and memory stays small
 
@@ -50,9 +51,8 @@ class Predictor:
             window = self.read(texts[start:stop], None if pairs is None else pairs[start:stop])
             cut += sum(one.cut for one in window)
             parts = self._parts([part for one in window for part in (one, *one.more)], batch_size)
-            for i, one in enumerate(window, start):
-                its = [next(parts) for _ in range(1 + len(one.more))]
-                answers.append(self.task.join(its, one, texts[i], None if pairs is None else pairs[i], self.decode))
+            others = None if pairs is None else pairs[start:stop]
+            answers += joined(self.task, window, parts, texts[start:stop], others, self.decode)
         if cut and not self._said and not self.task.stride:
             self._said = True
             logger.warning(
@@ -67,8 +67,7 @@ class Predictor:
         order = sorted(range(len(reads)), key=lambda i: -len(reads[i].ids))
         first = 0
         while first < len(order):
-            widest = self.facts.vocabulary * len(reads[order[first]].ids)
-            rows = order[first : first + (min(batch_size, max(1, WIDEST // widest)) if widest else batch_size)]
+            rows = order[first : first + at_once(batch_size, self.facts.vocabulary, len(reads[order[first]].ids))]
             said = self.run(pad([reads[i] for i in rows], self.facts))
             outputs = (said,) if isinstance(said, np.ndarray) else said
             for row, i in enumerate(rows):
@@ -84,6 +83,11 @@ class Predictor:
         Each kind of task says in its `told` what it tells.
         """
         return [self.task.told(answer) for answer in self.logits(texts, pairs, batch_size)]
+
+
+def at_once(batch_size: int, vocabulary: int, longest: int) -> int:
+    """How many texts a model is asked at once: fewer where it puts out the whole vocabulary for every token."""
+    return min(batch_size, max(1, WIDEST // (vocabulary * longest))) if vocabulary else batch_size
 
 
 def pad(reads: Sequence[Read], facts: Facts) -> Batch:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from gossamer import task
 from gossamer.task import Read
-from gossamer.task.reading import Spelled, both
+from gossamer.task.reading import Nothing, both, shortened
 
 CHARACTERS = 1_000_000  # given to the tokenizer in one call: its notes on a text are many times the text's size
 NO_LIMIT = 1_000_000  # tokenizers that know no limit write a very large number down
@@ -80,7 +80,7 @@ def facts(folder: Path) -> Facts:
         typed=(config.get("type_vocab_size") or 0) > 1 and _types(told),
         side=told.get("truncation_side") or "right",
         mask_id=_token(folder, told, "mask_token") if hides else None,
-        vocabulary=int(config.get("vocab_size") or 0) if isinstance(posed, task.LanguageModelling) else 0,
+        vocabulary=int(config.get("vocab_size") or 0) if posed.wide else 0,
     )
 
 
@@ -115,7 +115,8 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
     Raises:
         ValueError: the folder has none, or it is damaged.
     """
-    tokenizer = _tokenizer(folder)
+    tokenizer, whole = _tokenizer(folder), _tokenizer(folder)
+    whole.no_truncation()
     tokenizer.no_padding()
     noted = not isinstance(facts.task, (task.Classification, task.Regression))  # where tokens stand costs some time
     posed, stride = facts.task, min(facts.task.stride, max(0, facts.max_length // 4))
@@ -126,6 +127,8 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
             return [both(one, two) for one, two in zip(read(texts, None), read(pairs, None), strict=True)]
         if posed.stride and pairs is None:
             raise ValueError(f"{posed.kind} reads a text and its pair, found texts alone; give a context to each")
+        if posed.first_cut == "only_second":
+            texts = shortened(texts, facts.max_length, lambda text: whole.encode(text, add_special_tokens=False))
         given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         found = []
         for start, stop in _runs(given):
@@ -148,7 +151,7 @@ def decoder(folder: Path) -> Callable[[list[int]], str]:
 def _read(one: Any, facts: Facts, text: str, pair: str | None) -> Read:
     if one.ids:
         return facts.task.read(one, text, pair, facts.mask_id)
-    return facts.task.read(Spelled([facts.pad_id], [0], False), text, pair, facts.mask_id)  # no model reads nothing
+    return facts.task.read(Nothing(facts.pad_id), text, pair, facts.mask_id)
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
 from gossamer.task import Read, Task
-from gossamer.task.reading import Spelled
+from gossamer.task.reading import Spelled, both
 from gossamer.task.rewriting import GENERATED
+
+NEW_TOKENS = 128  # written at most, where the model's generation config says nothing
 
 
 def load(folder: Path, threads: int | None = None) -> Predictor:
@@ -48,8 +50,10 @@ def outputs(model: Any, task: Task, batch: Batch) -> list[NDArray[Any]]:
     given = {key: torch.from_numpy(value).to(model.device) for key, value in batch.items()}
     if task.outputs == (GENERATED,):
         given.pop("token_type_ids", None)
-        tokens = model.generate(**given).cpu().numpy()
-        pad = getattr(model.generation_config, "pad_token_id", None)
+        settings = model.generation_config
+        unsaid = settings.max_new_tokens is None and settings.max_length in (None, 20)  # 20 is nobody's choice
+        tokens = model.generate(**given, **({"max_new_tokens": NEW_TOKENS} if unsaid else {})).cpu().numpy()
+        pad = getattr(settings, "pad_token_id", None)
         return [np.where(tokens == pad, -1, tokens)]
     out = model(**given)
     return [getattr(out, name).float().cpu().numpy() for name in task.outputs]
@@ -62,6 +66,8 @@ def slow_reader(folder: Path, facts: Facts) -> Reader:
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def read(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Read]:
+        if facts.task.apart and pairs is not None:
+            return [both(one, two) for one, two in zip(read(texts, None), read(pairs, None), strict=True)]
         found = []
         for i, text in enumerate(texts):
             pair = None if pairs is None else pairs[i]

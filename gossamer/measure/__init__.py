@@ -10,14 +10,16 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .aspects import Aims, wanted
+from gossamer.finite import sound
+
+from .aspects import Aims, base, wanted
 from .side import Opening, Progress, Side, opened
 from .sides import sides
 from .subject import Predictor, Subject, candidate, reference, teacher_of
@@ -41,9 +43,9 @@ def measure(
     *,
     data: "str | Path | Data",
     baseline: Source | None = None,
-    text: str = "text",
-    pair: str = "text_pair",
-    label: str = "label",
+    text: str = "",
+    pair: str = "",
+    label: str = "",
     seed: int = 0,
     engine: str = "auto",
     threads: int | None = None,
@@ -52,10 +54,13 @@ def measure(
     recipe: str | None = None,
     only: Sequence[str] | None = None,
     more: Sequence[str] = (),
+    welcome: Sequence[str] = (),
     energy_seconds: float = 30.0,
+    energy_by: str = "best",
     region: str = "world",
     far: "str | Path | Data | None" = None,
     reseeded: Source | None = None,
+    loyalty_base: float | str = 2,
     task: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -64,12 +69,16 @@ def measure(
     artefacts: folders that `compress` wrote, plain transformers folders, or Subjects in memory; one or several.
     baseline: folder, hub id or Subject; by default the teacher that the first artefact's report names, if it is still
     there.  A plain model runs as transformers does by itself: eager, fp32, batches in the order of the texts.
-    threads: the same for all sides; by default what torch uses.  schedule: how much to time.  examples: how many inputs
-    the multiply-accumulates are averaged over.  recipe: by default what the first artefact's recipe.txt says.
+    threads: the same for all sides, tokenizers too where it is 1; by default what torch uses.  schedule: how much to
+    time.  examples: how many inputs the multiply-accumulates are averaged over.  recipe: by default what the first
+    artefact's recipe.txt says.
     only: aspects to measure, of gossamer.measure.aspects.ALWAYS; more: those of ASKED, such as "robustness", "energy".
-    energy_seconds: for each side.  region: of the electricity.  far: data of another domain with the same labels, for
-    the aspect "domains", which it asks for.  reseeded: the baseline trained on the same data with another seed, for the
-    aspect "noise", which it asks for: what changes without any compression.
+    welcome: more of them, which nobody misses where the task or a missing baseline rules them out.
+    energy_seconds: for each side.  energy_by: "best", or "codecarbon", which asks for "energy".  region: of the
+    electricity.  loyalty_base: 2 or math.e ("e"), of the logarithm in probability loyalty.
+    far: data of another domain with the same labels, for the aspect "domains", which it asks for.
+    reseeded: the baseline trained on the same data with another seed, for the aspect "noise", which it asks for: what
+    changes without any compression.
 
     task: its kind (gossamer.task.TASKS), by default what the first artefact was made for.
 
@@ -77,12 +86,14 @@ def measure(
     "compressed": side}, with "others" (the sides of the second artefact and on) where several were given, and
     "reseeded" (a short side) where it was.  A side has model, engine, quality {value, metric, low, high}, parameters,
     parameters_without_embeddings, bytes, bytes_folder, macs (each text alone), flops (2 macs), macs_batched (with
-    padding), layers {executed, full, token_layers, token_layers_full}, latency_ms {p50, p99}, throughput_per_s, cpu,
-    timed, calibration and errors; one that was compared also label_loyalty, probability_loyalty, loyalty_base, faster
-    {latency, throughput, latency_cpu, throughput_cpu}, speedups {measured, macs, macs_batched, layers, token_layers},
-    fidelity, churn and slices; what was asked for in `more` stands under its own name.  What could not be had is None,
-    and errors says why.
-    Raises ValueError for wrong arguments or data; where nothing could be opened, the artefact's own error.
+    padding), layers {executed, full, token_layers, token_layers_full}, latency_ms {p50, p50_low, p50_high, p99,
+    p99_low, p99_high}, throughput_per_s, throughput_interval {low, high}, cpu, timed, calibration and errors; one
+    that was compared also label_loyalty, probability_loyalty, loyalty_base, faster {latency, throughput, latency_cpu,
+    throughput_cpu}, faster_interval (of each {low, high}), speedups {measured, macs, macs_batched, layers,
+    token_layers}, fidelity, churn and slices; what was asked for in `more` stands under its own name.  What could not
+    be had is None, and errors says why.  Every number is finite.
+    Raises ValueError for wrong arguments or data, ImportError for energy_by="codecarbon" without it; where nothing
+    could be opened, the artefact's own error.
     """
     from gossamer.environment import hardware, versions
 
@@ -98,7 +109,12 @@ def measure(
             f"reseeded={str(getattr(reseeded, 'name', reseeded))!r} without a baseline; name the model that it is "
             "another seed of, with --baseline (baseline=...)"
         )
-    asked = [*more, *(["domains"] if far is not None else []), *(["noise"] if reseeded is not None else [])]
+    asked = [*more, *welcome]
+    asked += [
+        name
+        for name, wish in {"domains": far, "noise": reseeded, "energy": energy_by != "best" or None}.items()
+        if wish is not None
+    ]
     aims = Aims(
         wanted(only, asked),
         schedule,
@@ -107,15 +123,18 @@ def measure(
         energy_seconds,
         region,
         named=frozenset((*(only or ()), *more)),
+        energy_by=energy_by,
+        loyalty_base=base(loyalty_base),
     )
     kind = _kind(first, task)
     elsewhere = None if far is None else _data(far, text, pair, label, seed, kind)
     found = _data(data, text, pair, label, seed, kind)
+    longest = _longest(first, found.kind)
     split, part = _split(found)
     with _threads(threads) as count:
         openings = [_opening(source, engine, count) for source in given]
         if baseline is not None:
-            openings.insert(0, _opening(baseline, "eager", count, found.kind))
+            openings.insert(0, _opening(baseline, "eager", count, found.kind, longest))
         if progress is not None:
             progress("opening the models", 0.0)
         bases = len(openings) - len(given)
@@ -123,10 +142,15 @@ def measure(
         posed, split = _task(
             found, part, [subject for _, subject in ready[bases:] + ready[:bases] if subject is not None]
         )
+        _tell(posed, ready[:bases])
         aims = replace(aims, threads=threads or 0)
         if elsewhere is not None:
             aims = replace(aims, far=_split(elsewhere.aligned(getattr(posed, "labels", None)))[0])
-        again = None if reseeded is None else opened([_opening(reseeded, "eager", count, found.kind)], needed=False)[0]
+        again = (
+            None
+            if reseeded is None
+            else opened([_opening(reseeded, "eager", count, found.kind, longest)], needed=False)[0]
+        )
         measured = sides(
             ready,
             split,
@@ -153,7 +177,7 @@ def measure(
         "baseline": measured.pop(0) if baseline is not None else None,
         "compressed": measured.pop(0),
     }
-    told = {} if again is None else {name: figure for name, figure in again[0].items() if figure is not None}
+    told = {} if again is None else {name: figure for name, figure in sound(again[0]).items() if figure is not None}
     return report | ({"others": measured} if measured else {}) | ({"reseeded": told} if again is not None else {})
 
 
@@ -199,12 +223,14 @@ def side(
     return sides(ready, _split(data)[0], task, baseline=False, aims=Aims(schedule=schedule, examples=examples))[0]
 
 
-def _opening(source: Source, engine: str, threads: int, kind: str | None = None) -> tuple[str, Opening]:
+def _opening(
+    source: Source, engine: str, threads: int, kind: str | None = None, longest: int | None = None
+) -> tuple[str, Opening]:
     """The name of a source, and how to get at it; engine "eager": as transformers alone runs it."""
     if isinstance(source, Subject):
         return source.name, lambda: source
     if engine == "eager":
-        return str(source), lambda: reference(source, threads, kind)
+        return str(source), lambda: reference(source, threads, kind, longest)
     return str(source), lambda: candidate(source, engine, threads)
 
 
@@ -221,6 +247,21 @@ def _kind(source: Source, wanted: str | None) -> str | None:
         except (OSError, ValueError, AttributeError):  # opening it will say what is wrong
             return None
     return None if named(wanted) in (Classification, Regression) else wanted
+
+
+def _longest(source: Source, kind: str | None) -> int | None:
+    """How much the first artefact reads of a text, where the baseline must read the same: of language models.
+
+    Their perplexities are over the words that they read.
+    """
+    if kind not in ("masked-lm", "causal-lm") or isinstance(source, Subject):
+        return None
+    from gossamer.engines.texts import facts
+
+    try:
+        return facts(Path(source)).max_length
+    except (OSError, ValueError):  # opening it will say what is wrong
+        return None
 
 
 def _data(data: "str | Path | Data", text: str, pair: str, label: str, seed: int, kind: str | None = None) -> "Data":
@@ -254,6 +295,13 @@ def _task(data: "Data", part: str, subjects: Sequence[Subject]) -> "tuple[Task, 
     raise failures[0]
 
 
+def _tell(task: "Task", baselines: "Sequence[tuple[Side, Subject | None]]") -> None:
+    """Tell plain models what the data asks, where no config of theirs does: whether nothing is an answer."""
+    for _, subject in baselines:
+        if subject is not None and task.kind == "question-answering" and hasattr(subject.predictor, "tokenizer"):
+            subject.predictor.task = task  # type: ignore[attr-defined]
+
+
 def _split(data: "Data") -> "tuple[Split, str]":
     for name in ("test", "dev"):
         split: Split | None = getattr(data, name)
@@ -273,20 +321,39 @@ def _recipe(source: Source) -> str | None:
 
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[int]:
-    """torch's own number of threads, or `wanted` for a while; the number in force."""
+    """torch's own number of threads, or `wanted` for a while; the number in force.
+
+    With 1, tokenizers keep to that one as well, so that CPU time is that of one thread.
+    """
     if wanted is not None and wanted < 1:
         raise ValueError(f"threads={wanted}: expected at least 1")
-    if find_spec("torch") is None:  # an installation that only predicts
-        yield wanted or len(os.sched_getaffinity(0))
-        return
-    import torch
+    with _tokenizers_alone() if wanted == 1 else nullcontext():
+        if find_spec("torch") is None:  # an installation that only predicts
+            yield wanted or len(os.sched_getaffinity(0))
+            return
+        import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
+        before = torch.get_num_threads()
+        torch.set_num_threads(wanted or before)
+        try:
+            yield wanted or before
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _tokenizers_alone() -> Iterator[None]:
+    """Keep the tokenizers package from starting threads; it looks at the environment each time."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
     try:
-        yield wanted or before
+        yield
     finally:
-        torch.set_num_threads(before)
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 class _Measure(ModuleType):

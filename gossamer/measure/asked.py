@@ -48,7 +48,9 @@ def _domains(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, 
 def _energy(found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
     for one, subject in found:
         if subject is not None:
-            work = partial(aspect.energy, subject.predictor, split, aims.schedule, aims.seconds, aims.region)
+            work = partial(
+                aspect.energy, subject.predictor, split, aims.schedule, aims.seconds, aims.region, aims.energy_by
+            )
             one["energy"] = attempt(one, "energy", work)
 
 

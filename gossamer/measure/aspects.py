@@ -4,8 +4,10 @@
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,8 +32,10 @@ def wanted(only: Sequence[str] | None = None, more: Sequence[str] = ()) -> froze
     """The aspects to measure: those of `only`, or all of ALWAYS, and those of `more`.
 
     Raises:
-        ValueError: a name that is none.
+        ValueError: a name that is none, or no name at all.
     """
+    if only is not None and not only and not more:
+        raise ValueError(f"only names nothing to measure; expected one or more of {', '.join((*ALWAYS, *ASKED))}")
     names = [*(ALWAYS if only is None else only), *more]
     for name in names:
         if name not in (*ALWAYS, *ASKED):
@@ -47,7 +51,11 @@ class Aims:
     attributions are averaged over.  seed: of the disturbances.  seconds: for the energy of each side.  region: where
     the electricity comes from (gossamer.measure.carbon).  attacked: texts that are attacked.  threads: of processes
     that are started afresh, 0 for their own.  far: labelled texts of another domain.  named: the aspects that somebody
-    asked for by name, whose absence is an error.
+    asked for by name, whose absence is an error.  energy_by: "best" or "codecarbon" (gossamer.measure.energy).
+    loyalty_base: 2 or math.e, of the logarithm in probability loyalty.
+
+    Raises ValueError for a region without a row and for a base that is neither, ImportError for a package that energy
+    needs: here, where it costs no minutes.
     """
 
     aspects: frozenset[str] = frozenset(ALWAYS)
@@ -60,12 +68,31 @@ class Aims:
     threads: int = 0
     far: "Split | None" = None
     named: frozenset[str] = frozenset()
+    energy_by: str = "best"
+    loyalty_base: float = 2
 
     def __post_init__(self) -> None:
-        if "energy" in self.aspects:
-            from .carbon import grid
+        from .carbon import grid
 
-            grid(self.region)  # a name that is none costs no minutes
+        grid(self.region)
+        if self.energy_by not in ("best", "codecarbon"):
+            raise ValueError(f'energy_by={self.energy_by!r}: expected "best" or "codecarbon"')
+        if "energy" in self.aspects and self.energy_by == "codecarbon" and find_spec("codecarbon") is None:
+            from .energy import NO_CODECARBON
+
+            raise ImportError(NO_CODECARBON)
+
+
+def base(given: float | str) -> float:
+    """2 or math.e, of "2", "e", 2 or math.e.
+
+    Raises:
+        ValueError: something else.
+    """
+    found = {"2": 2, "e": math.e}.get(str(given), given)
+    if found not in (2, math.e):
+        raise ValueError(f"loyalty_base={given!r}: expected 2 or e")
+    return float(found) if found == math.e else 2
 
 
 class Ordered:
@@ -96,22 +123,16 @@ def aligned(
             "give data that the model was trained for, or a model that was trained for such data"
         )
     answers = predictor.logits(texts, pairs, batch_size=batch_size)
-    if not task.per_text:
-        if named is None or has is None or has == named or all(x == f"LABEL_{i}" for i, x in enumerate(named)):
-            return answers
-        return task.reorder(answers, [int(i) for i in translation(named, has, "the task")])
-    logits = np.asarray(answers)
-    width = 1 if named is None else len(named)
-    if logits.ndim != 2 or logits.shape != (len(texts), width):
-        raise ValueError(
-            f"answers of shape {logits.shape}, expected ({len(texts)}, {width}): "
-            "a model is measured on data that has the labels it was trained for"
-        )
-    if named is None or has is None or has == named:
-        return logits
-    if all(label == f"LABEL_{i}" for i, label in enumerate(named)):
-        return logits
-    return logits[:, [int(i) for i in translation(named, has, "the task")]]
+    if task.per_text:
+        answers, width = np.asarray(answers), 1 if named is None else len(named)
+        if answers.shape != (len(texts), width):
+            raise ValueError(
+                f"answers of shape {answers.shape}, expected ({len(texts)}, {width}): "
+                "a model is measured on data that has the labels it was trained for"
+            )
+    if named is None or has is None or has == named or all(x == f"LABEL_{i}" for i, x in enumerate(named)):
+        return answers
+    return task.reorder(answers, [int(i) for i in translation(named, has, "the task")])
 
 
 class Rows(NamedTuple):
@@ -229,14 +250,20 @@ def domains(
     return _told(measured(compressed, split, far, task, baseline=baseline))
 
 
-def energy(predictor: Answers, split: "Split", schedule: Schedule, seconds: float, region: str) -> Figures:
+def energy(
+    predictor: Answers, split: "Split", schedule: Schedule, seconds: float, region: str, by: str = "best"
+) -> Figures:
     """Joules of batches of texts, with the tiers that gave them, and grams of CO2 for a million texts."""
     from .carbon import emissions
     from .energy import JOULES_PER_KWH
     from .energy import energy as measured
 
     texts, pairs = chosen(split.texts, split.pairs, spread(len(split.texts), schedule.pool))
-    found = measured(lambda: predictor.logits(texts, pairs, batch_size=schedule.batch_size), seconds)
+    found = measured(
+        lambda: predictor.logits(texts, pairs, batch_size=schedule.batch_size),
+        seconds,
+        tier="codecarbon" if by == "codecarbon" else "best",
+    )
     each = found.joules_per_run / len(texts)
     carbon = emissions(1e6 * each / JOULES_PER_KWH, region)
     return _told(found) | {"joules_per_text": each, "co2_per_million": _told(carbon)}

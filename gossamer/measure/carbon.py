@@ -4,11 +4,14 @@
 
 Grids: yearly averages of the electricity generated in a country, life cycle, by Ember and the Energy Institute as
 published by Our World in Data (CC BY 4.0), here rounded to 5 g/kWh above 100 and to 1 below; each row has its year.
+The rows were written down from memory of that publication, not copied from its file: take them for right within a
+tenth, and look a grid up before its grams are quoted.
 The world's 475 is the International Energy Agency's (Global Energy and CO2 Status Report 2019, for 2018), which
 CodeCarbon takes as well.  An average says little about an hour: the same grid differs from noon to night,
 imports are not in it, nor are contracts for green power.  Give `grams_per_kwh` where you know better.
 
-Sources: life-cycle grams of single fuels as CodeCarbon takes them (mlco2.github.io/codecarbon/methodology.html).
+Sources: life-cycle grams of single fuels as CodeCarbon takes them (mlco2.github.io/codecarbon/methodology.html), whole
+grams, from memory as well; OECD_2014, the conversion of pounds and the formulas are exact as published.
 ml_co2: the calculator of "Quantifying the Carbon Emissions of Machine Learning" (Lacoste et al., 2019,
 arXiv 1910.09700).
 """

@@ -17,7 +17,8 @@ from typing import Any
 
 PACKAGE = re.compile(r"package-\d+(-die-\d+)?")
 OFTEN = 1.0  # seconds between two looks at a counter, so that none comes round twice unseen
-MOST = 500.0  # watts of a big package; one call of the work that lasts long enough to fill a counter at it is noted
+MOST = 500.0  # watts of a big package: a round that would take more was none; time enough to fill a counter is noted
+SLACK = 1.0  # seconds by which a reading may be older than it looks
 STILL = 1.0  # seconds after which a counter that has not moved is not counting
 
 
@@ -38,14 +39,21 @@ class Counter:
     scope: str = ""
 
 
-def since(before: float, now: float, full: float | None) -> float:
+def since(before: float, now: float, full: float | None, gap: float | None = None) -> float:
     """Joules between two readings, with at most one start from zero in between.
 
-    Raises ValueError when the counter went back and cannot have come round: it was reset.
+    gap: seconds between them, where they are known.
+    Raises ValueError when the counter went back and cannot have come round, or only at more than MOST watts: it was
+    reset.
     """
     passed = now - before
     if passed < 0 and full is not None:
         passed += full
+        if gap is not None and passed > MOST * (gap + SLACK):
+            raise ValueError(
+                f"the counter went back from {before:.6g} J to {now:.6g} J in {gap:.3g} s: a whole round would be "
+                f"{passed:.6g} J, more than {MOST:g} W gives, so it was reset"
+            )
     if passed < 0:
         raise ValueError(f"the counter went back from {before:.6g} J to {now:.6g} J")
     return passed
@@ -54,8 +62,8 @@ def since(before: float, now: float, full: float | None) -> float:
 class Tally:
     """What counters have counted since it was made.
 
-    joules, lost and gap: for each counter, by its number: the sum, why it cannot be read (None while it can), and the
-    longest time between two readings in seconds.
+    joules, lost and rounds: for each counter, by its number: the sum, why it cannot be read (None while it can), and
+    how often it started again at zero.  gap: the longest time between two readings in seconds.
     """
 
     def __init__(self, counters: Sequence[Counter], wall: Callable[[], float]) -> None:
@@ -63,6 +71,7 @@ class Tally:
         self.joules = [0.0] * len(counters)
         self.lost: list[str | None] = [None] * len(counters)
         self.last: list[float | None] = [None] * len(counters)
+        self.rounds = [0] * len(counters)
         self.gap, self.began = 0.0, wall()
         self.looked = self.began
         self.read()
@@ -75,13 +84,15 @@ class Tally:
     def read(self) -> None:
         """Add what was counted since the last time; one that cannot be read is lost for good."""
         now = self.wall()
-        self.gap, self.looked = max(self.gap, now - self.looked), now
+        gap = now - self.looked
+        self.gap, self.looked = max(self.gap, gap), now
         for i, counter in enumerate(self.counters):
             if self.lost[i] is not None:
                 continue
             try:
                 value, before = counter.read(), self.last[i]
-                self.joules[i] += 0.0 if before is None else since(before, value, counter.full)
+                self.joules[i] += 0.0 if before is None else since(before, value, counter.full, gap)
+                self.rounds[i] += before is not None and value < before
                 self.last[i] = value
             except Exception as error:  # drivers raise their own; a report goes on without this counter
                 self.lost[i] = f"{reason(error)}, {now - self.began:.3g} s into the run"
@@ -96,10 +107,14 @@ class Tally:
 
     def doubt(self, i: int) -> str:
         """What speaks against the sum of counter i; "" where nothing does."""
-        full = self.counters[i].full
+        full, times = self.counters[i].full, self.rounds[i]
+        often = {0: "", 1: "; it started again at zero once, which is"}.get(
+            times, f"; it started again at zero {times} times, each of which is"
+        )
+        said = f"{often} taken for a full round, though a reset looks the same" if often else ""
         if full is None or self.gap * MOST < full:
-            return ""
-        return f"; it starts again every {full:.6g} J and went {self.gap:.3g} s unread, so some may be missing"
+            return said
+        return f"{said}; it starts again every {full:.6g} J and went {self.gap:.3g} s unread, so some may be missing"
 
 
 def reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gossamer.task import Classification, Task, max_length, named, of_model
-from gossamer.task.reading import reads
+from gossamer.task.reading import answers, reads
 
 from .sample import chosen
 
@@ -57,24 +57,21 @@ class Eager:
         """The answers of a task that needs to know where tokens stand; still in the order of the texts."""
         import torch
 
-        from gossamer.engines.predictor import pad
+        from gossamer.engines.predictor import at_once, pad
         from gossamer.engines.texts import Facts
         from gossamer.engines.torch import outputs
 
         known = Facts(self.task, self.max_length, int(self.tokenizer.pad_token_id or 0), self._typed)
         found = list(reads(self.task, self.tokenizer, texts, pairs, self.max_length))
-        parts, answers = [part for one in found for part in (one, *one.more)], list[Any]()
-        for start in range(0, len(parts), batch_size):
-            some = parts[start : start + batch_size]
+        parts, said = [part for one in found for part in (one, *one.more)], list[Any]()
+        vocabulary = int(self.model.config.vocab_size) if self.task.wide else 0
+        while len(said) < len(parts):
+            some = parts[len(said) : len(said) + batch_size]
+            some = some[: at_once(batch_size, vocabulary, max(len(one.ids) for one in some))]
             with torch.inference_mode():
-                said = outputs(self.model, self.task, pad(some, known))
-            answers += [self.task.cut(said, row, one) for row, one in enumerate(some)]
-        rest = iter(answers)
-        joined = []
-        for i, one in enumerate(found):
-            its = [next(rest) for _ in range(1 + len(one.more))]
-            joined.append(self.task.join(its, one, texts[i], None if pairs is None else pairs[i], self._decode))
-        return self.task.stack(joined)
+                out = outputs(self.model, self.task, pad(some, known))
+            said += [self.task.cut(out, row, one) for row, one in enumerate(some)]
+        return self.task.stack(answers(self.task, found, said, texts, pairs, self._decode))
 
     @property
     def _typed(self) -> bool:
@@ -100,7 +97,9 @@ def eager(folder: str | Path, kind: str | None = Classification.kind) -> Eager:
     import transformers
     from transformers import AutoConfig, AutoTokenizer
 
-    posed = of_model(AutoConfig.from_pretrained(folder)) if kind is None else named(kind)
+    config = AutoConfig.from_pretrained(folder)
+    its = of_model(config)
+    posed = its if kind is None else named(kind)
     auto = getattr(transformers, posed.auto)
     model, notes = auto.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
@@ -109,6 +108,10 @@ def eager(folder: str | Path, kind: str | None = Classification.kind) -> Eager:
         raise ValueError(
             f"{folder} has no trained {', '.join(sorted(notes['missing_keys']))}; expected a fine-tuned model: "
             "fine-tune it first (gossamer compress does so and says so)"
+        )
+    if config.architectures and its.auto != posed.auto:
+        raise ValueError(
+            f"{folder} is a {config.architectures[0]}, made for {its.kind}; expected a model for {posed.kind}"
         )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = max_length(tokenizer, model.config, cap=NO_LIMIT)

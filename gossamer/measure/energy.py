@@ -27,6 +27,7 @@ JOULES_PER_KWH = 3.6e6
 TRACKER_PUE = 1.58  # what the Experiment Impact Tracker multiplies by, for numbers comparable with SustaiNLP's
 
 Tier = Literal["best", "codecarbon"]
+NO_CODECARBON = 'codecarbon is not installed; type: pip install "gossamer[energy]" (or pip install codecarbon)'
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _codecarbon(work: Callable[[], object], seconds: float, warmup: int, pue: fl
     try:
         package = importlib.import_module("codecarbon")
     except ImportError as error:
-        raise ImportError('tier="codecarbon" needs the package codecarbon: pip install codecarbon') from error
+        raise ImportError(NO_CODECARBON) from error
     tracker = package.OfflineEmissionsTracker(
         country_iso_code="FRA",  # it wants one for its grams, which are not read
         measure_power_secs=max(1.0, min(15.0, seconds / 4)),

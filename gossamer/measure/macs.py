@@ -9,6 +9,7 @@ closed form of an encoder layer, 4nH^2 + 2n^2H + 2nHI.  Attention counts whole, 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from statistics import fmean
 from typing import Any
 
@@ -45,6 +46,22 @@ def recurrence(args: Sequence[Any], out: Any) -> int:
     return int(x.numel() // x.shape[-1] * (inputs.numel() + state.numel()))
 
 
+def trilinear(args: Sequence[Any], out: Any) -> int:
+    """A sum of products of three: of the first two over all that they span, then of the result with the third.
+
+    torch gives each operand dimensions of 1 (arguments 3 to 5) until all have the same, and sums over those of 6.
+    """
+
+    def wide(i: int) -> list[int]:
+        sizes = iter(args[i].shape)
+        return [1 if d in args[i + 3] else next(sizes) for d in range(args[i].dim() + len(args[i + 3]))]
+
+    first, second, third = map(wide, range(3))
+    both = [max(pair) for pair in zip(first, second, strict=True)]
+    left = [1 if d in args[6] and third[d] == 1 else size for d, size in enumerate(both)]
+    return prod(both) + prod(max(pair) for pair in zip(left, third, strict=True))
+
+
 FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("aten::mm", "aten::bmm", "aten::mv", "aten::dot", "aten::linear"), product(0)),
     **dict.fromkeys(("aten::addmm", "aten::baddbmm", "aten::addmv", "aten::_addmm_activation"), product(1)),
@@ -65,6 +82,7 @@ FORMULAS: dict[str, Formula] = {
     ),
     **dict.fromkeys(("aten::convolution", "aten::_convolution"), convolution),
     "aten::mkldnn_rnn_layer": recurrence,
+    "aten::_trilinear": trilinear,
 }
 PRODUCT_LIKE = re.compile(
     r"(?:^|_)(?:add|badd|addb)?b?mm(?:_|$)|matmul|(?:^|_)q?linear(?:_|$)|(?:^|_)conv(?!ert)\w*|attention|einsum"

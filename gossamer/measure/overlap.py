@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import reduce
 from math import exp, log
 from operator import or_
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,16 @@ def chrf(hypotheses: Sequence[str], references: References, beta: float = 2, ord
         said = _characters(text, orders)
         each = [_matches(said, _characters(one, orders)) for one in given]
         counts += max(each, key=lambda one: _f_beta(one, beta))  # of equals the first
+    return _f_beta(counts, beta)
+
+
+def chrf_counts(hypothesis: str, reference: str, orders: int = 6) -> NDArray[np.int64]:
+    """What chrF counts of one text: (orders, 3), n-grams that match, of the text, and of its reference."""
+    return _matches(_characters(hypothesis, orders), _characters(reference, orders))
+
+
+def chrf_of(counts: NDArray[Any], beta: float = 2) -> float:
+    """chrF of texts whose counts add up to `counts`, (orders, 3)."""
     return _f_beta(counts, beta)
 
 

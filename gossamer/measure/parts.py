@@ -86,7 +86,6 @@ def processors(
     assumed = assume(
         str(sensors.machine()["cpu"]),
         ran.cpu_seconds,
-        sensors.resident(),
         os.cpu_count() or 1,
         tdp_watts=sensors.tdp_watts,
         threads=sensors.threads,
@@ -109,7 +108,7 @@ def estimated(assumed: Assumed, ran: Ran, why: str, ram: bool) -> list[Part]:
     if not ram:
         return parts
     if assumed.ram_watts is None:
-        return [*parts, Part("ram", "unavailable", None, True, "this system does not say what the process holds")]
-    held = "" if assumed.ram_gib is None else f" for {assumed.ram_gib:.3g} GiB"
-    note = f"{assumed.ram_watts:.3g} W{held} x {ran.seconds:.4g} s"
+        note = "not in the sum: the process holds other models as well, and nothing tells whose memory draws what"
+        return [*parts, Part("ram", "unavailable", None, True, note)]
+    note = f"{assumed.ram_watts:.3g} W as given x {ran.seconds:.4g} s"
     return [*parts, Part("ram", "estimate", assumed.ram_watts * ran.seconds, True, note)]

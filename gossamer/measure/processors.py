@@ -1,7 +1,6 @@
-"""What a processor and its memory draw where nothing counts it: a model, and the numbers it takes.
+"""What a processor draws where nothing counts it: a model, and the numbers it takes.
 
     processor joules = CPU seconds of this process x TDP / hardware threads that share the TDP
-    memory joules    = watts per GiB x GiB that this process holds x seconds
 
 A straight line: a thread that computes draws its share of the thermal design power, one that waits draws nothing.  It
 understates few busy threads (they clock higher than all together, and the package has a floor), overstates light work,
@@ -9,14 +8,18 @@ and knows nothing of other processes, nor of child processes still running.  Tak
 two, and good for comparing two models on one machine, as CPU time is.  In a virtual machine it takes the threads of the
 whole processor, not those that were rented.
 
-Memory: 3 W per 8 GB, the rule of CodeCarbon 2 (mlco2.github.io/codecarbon/methodology.html), for what is resident.
+Memory is not estimated: rules of so many watts per GiB that a process holds (such as CodeCarbon's) would charge a model
+with all others that lie in the same process, its baseline among them.  Who knows the watts gives them.
+
+The table was written down from memory of the makers' data sheets, to the watt and thread as they print them, and not
+generated from them: look a processor up before its joules are quoted.  Rows marked * are not printed anywhere.  The 4 W
+of a thread of an unknown processor is a round number.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-RAM_WATTS_PER_GIB = 3 / 8
 UNKNOWN_WATTS_PER_THREAD = 4.0  # CodeCarbon's for a processor that it does not know
 
 
@@ -110,8 +113,7 @@ class Assumed:
 
     cpu: the model name.  tdp_watts: shared by so many `threads`.  origin: where they are from: "given" by the user,
     "listed" in the table, "typical" of the family, or "unknown", for which 4 W a hardware thread is assumed.
-    cpu_seconds: of all threads of this process.  ram_gib: what the process holds, None where the system does not tell.
-    ram_watts: of that memory.
+    cpu_seconds: of all threads of this process.  ram_watts: of the memory, where the user gave them.
     """
 
     cpu: str
@@ -119,8 +121,7 @@ class Assumed:
     threads: int
     origin: Literal["given", "listed", "typical", "unknown"]
     cpu_seconds: float
-    ram_gib: float | None
-    ram_watts: float | None
+    ram_watts: float | None = None
 
     @property
     def cpu_joules(self) -> float:
@@ -136,7 +137,6 @@ def processor(name: str) -> Processor | None:
 def assume(
     cpu: str,
     cpu_seconds: float,
-    ram_gib: float | None,
     here: int,
     *,
     tdp_watts: float | None = None,
@@ -145,9 +145,9 @@ def assume(
 ) -> Assumed:
     """The model's numbers for the processor called `cpu`.
 
-    cpu_seconds: of this process.  ram_gib: that it holds.  here: hardware threads of this machine, which stand in where
-    the processor's own are not known.  tdp_watts, threads, ram_watts: what the user knows better; the TDP is that of
-    all processors that the threads belong to.
+    cpu_seconds: of this process.  here: hardware threads of this machine, which stand in where the processor's own are
+    not known.  tdp_watts, threads, ram_watts: what the user knows better; the TDP is that of all processors that the
+    threads belong to.
     """
     listed = processor(cpu)
     shared = threads or (here if listed is None else listed.threads)
@@ -157,9 +157,7 @@ def assume(
     elif tdp_watts is None and listed is not None:
         tdp_watts, origin = listed.watts, "typical" if listed.typical else "listed"
     assert tdp_watts is not None
-    if ram_watts is None and ram_gib is not None:
-        ram_watts = RAM_WATTS_PER_GIB * ram_gib
-    return Assumed(cpu, float(tdp_watts), shared, origin, cpu_seconds, ram_gib, ram_watts)
+    return Assumed(cpu, float(tdp_watts), shared, origin, cpu_seconds, ram_watts)
 
 
 def _plain(name: str) -> str:

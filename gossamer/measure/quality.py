@@ -6,12 +6,12 @@ perplexity: the percentile interval of the bootstrap over texts (Efron, Annals o
 """
 
 from dataclasses import dataclass
-from math import atanh, sqrt, tanh
+from math import atanh, isfinite, sqrt, tanh
 from typing import Any, Protocol
 
 import numpy as np
 
-DRAWS = 200  # samples of the bootstrap
+DRAWS = 1000  # samples of the bootstrap
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 
@@ -74,11 +74,10 @@ def fisher(r: float, n: int, z: float = Z95) -> tuple[float, float]:
 def bootstrap(task: Scored, answers: Any, labels: Any, draws: int = DRAWS) -> tuple[float, float]:
     """The middle 95 % of the scores of `draws` samples of as many texts, drawn with replacement from a fixed seed."""
     chance, n = np.random.default_rng(0), len(answers)
-    found = []
-    for _ in range(draws):
-        rows = chance.integers(0, n, n)
-        some = None if labels is None else [labels[i] for i in rows]
-        found.append(task.score([answers[i] for i in rows], some))
+    tally = task.tally(answers, labels)  # type: ignore[attr-defined]
+    assert tally is not None and len(tally) == n, "a task whose interval is the bootstrap's keeps a tally"
+    often = chance.multinomial(n, np.full(n, 1 / n), draws)  # (draws, n): how often each text is drawn
+    found = [task.of_tally(sums) for sums in often @ tally]  # type: ignore[attr-defined]
     low, high = np.nanquantile(found, [0.025, 0.975])
     return float(low), float(high)
 
@@ -88,7 +87,7 @@ def quality(task: Scored, logits: Any, labels: Any) -> Quality:
 
     logits: (n, classes), or (n, 1) for regression, or n answers of another task (gossamer.task); labels: n of them, and
     None where the texts themselves are what is asked for.
-    Raises ValueError when an answer is not a number, or when there are no labels.
+    Raises ValueError when an answer or the score is not a finite number, or when there are no labels.
     """
     if getattr(task, "interval", "") == "bootstrap":
         return _of_texts(task, logits, labels)
@@ -120,5 +119,15 @@ def _of_texts(task: Any, answers: Any, labels: Any) -> Quality:
             f"{broken} of {len(answers)} answers are not numbers (nan or inf); "
             "the model is broken, train or compress it again"
         )
+    value = float(task.score(answers, labels))
+    if not isfinite(value):
+        raise ValueError(
+            f"{task.metric} of {len(answers)} texts is {value}, expected a finite number; either there is nothing to "
+            "score in them, or the model is broken: train or compress it again"
+        )
     low, high = bootstrap(task, answers, labels)
-    return Quality(float(task.score(answers, labels)), task.metric, low, high, task.better)
+    if not (isfinite(low) and isfinite(high)):
+        raise ValueError(
+            f"{task.metric} is {value:.6g}, and its 95 % interval [{low:.6g}, {high:.6g}] is none; give more texts"
+        )
+    return Quality(value, task.metric, low, high, task.better)

@@ -19,23 +19,14 @@ def _pynvml() -> Any:
     return importlib.import_module("pynvml")
 
 
-def _resident() -> float | None:
-    """GiB of memory that this process holds; None on a system that does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (OSError, ValueError, IndexError, AttributeError):
-        return None
-
-
 @dataclass(frozen=True)
 class Sensors:
     """Where the numbers are read, and what the user knows better; a test brings its own.
 
     powercap: the folder of the RAPL zones.  dram: count the memory's zones as well.  gpu: count GPUs.  visible: which,
     as CUDA_VISIBLE_DEVICES says it; None for all.  nvml: gives the module pynvml, or raises ImportError.  machine: a
-    mapping with "cpu" (its model name) and "accelerators" (their names).  resident: GiB that this process holds.
-    tdp_watts, threads, ram_watts: for the estimate, instead of the table's; the TDP of all that `threads` share.
+    mapping with "cpu" (its model name) and "accelerators" (their names).  tdp_watts, threads: for the estimate, instead
+    of the table's; the TDP of all that `threads` share.  ram_watts: of the memory, which is not estimated without.
     """
 
     powercap: Path = Path("/sys/class/powercap")
@@ -44,7 +35,6 @@ class Sensors:
     visible: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
     nvml: Callable[[], Any] = _pynvml
     machine: Callable[[], Mapping[str, Any]] = hardware
-    resident: Callable[[], float | None] = _resident
     tdp_watts: float | None = None
     threads: int | None = None
     ram_watts: float | None = None

@@ -27,6 +27,7 @@ FIGURES = (
     "layers",
     "latency_ms",
     "throughput_per_s",
+    "throughput_interval",
     "cpu",
     "timed",
 )

@@ -5,20 +5,23 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gossamer.finite import sound
+
 from . import aspects as aspect
 from .asked import LATER, later
 from .aspects import ANSWERS, Aims
 from .side import Opened, Progress, Side, attempt
 from .speedups import speedups
 from .subject import Subject
-from .time import Clock, faster, speeds
+from .time import Clock, faster, faster_interval, speeds
 
 if TYPE_CHECKING:
     from gossamer.data import Split
     from gossamer.task import Task
 
-COMPARED = ("label_loyalty", "probability_loyalty", "faster", "speedups", "fidelity", "churn", "slices")
-LOYALTY_BASE = 2
+COMPARED = (
+    "label_loyalty", "probability_loyalty", "faster", "faster_interval", "speedups", "fidelity", "churn", "slices",
+)  # fmt: skip
 
 
 def sides(
@@ -36,7 +39,8 @@ def sides(
 
     reseeded: the baseline trained with another seed, whose answers are held beside the artefacts' ("noise").
 
-    A figure that could not be had stays None, and the side's "errors" says why under that figure's name.
+    A figure that could not be had, or in which a number is not finite, is None, and the side's "errors" says why under
+    that figure's name.
     """
     aspects = aims.aspects
     slow = [name for name in ("speed", "noise", *LATER) if name in aspects]
@@ -60,18 +64,18 @@ def sides(
         _speed(found, split, aims, clock, baseline)
     for (one, _), ours in zip(found[1:], logits[1:], strict=True) if baseline else ():
         one |= {name: one.get(name) for name in (*COMPARED, "loyalty_base")}
-        _compared(one, logits[0], ours, split, task, aspects)
+        _compared(one, logits[0], ours, split, task, aspects, aims.loyalty_base)
         one["speedups"] = speedups(found[0][0], one)
     _said(found, logits, task, baseline, aims)
     if "noise" in aspects:
         tell("noise of the baseline")
-        _noise(logits, reseeded, found, split, task, baseline)
+        _noise(logits, reseeded, found, split, task, baseline, aims.loyalty_base)
     for name in (name for name in LATER if name in aspects):
         tell(f"{name}, one after another")
         later(name, found, split, task, aims, baseline)
     if progress is not None:
         progress("measured", 1.0)
-    return [one for one, _ in found]
+    return [sound(one) for one, _ in found]
 
 
 def _speed(found: Sequence[Opened], split: "Split", aims: Aims, clock: Clock, baseline: bool) -> None:
@@ -83,6 +87,7 @@ def _speed(found: Sequence[Opened], split: "Split", aims: Aims, clock: Clock, ba
         one["errors"].update(speed.failed)
         if baseline and name != "0":
             one["faster"] = faster(times["0"], speed) if "0" in times else None
+            one["faster_interval"] = faster_interval(times["0"], speed) if "0" in times else None
 
 
 def _noise(
@@ -92,6 +97,7 @@ def _noise(
     split: "Split",
     task: "Task",
     baseline: bool,
+    base_of: float,
 ) -> None:
     """Of each artefact, beside the same of a baseline with another seed, whose own side says what it changed."""
     from . import noise
@@ -110,10 +116,10 @@ def _noise(
             return _answers(one, other, split, task, frozenset({"quality"}))
 
         again = attempt(one, "noise", answers)
-        _compared(one, logits[0], again, split, task, frozenset({"loyalty", "churn"}))
+        _compared(one, logits[0], again, split, task, frozenset({"loyalty", "churn"}), base_of)
     for (side, subject), ours in zip(found[1:], logits[1:], strict=True) if baseline else ():
         if subject is not None:
-            side["noise"] = attempt(side, "noise", partial(noise.floor, logits[0], again, ours, split.labels))
+            side["noise"] = attempt(side, "noise", partial(noise.floor, logits[0], again, ours, split.labels, base_of))
 
 
 def _said(found: Sequence[Opened], logits: Sequence[Any], task: "Task", baseline: bool, aims: Aims) -> None:
@@ -195,7 +201,9 @@ def _same(task: "Task", teacher: Any, student: Any) -> float | None:
     return None if same is None else float(same.mean())
 
 
-def _compared(one: Side, teacher: Any, student: Any, split: "Split", task: "Task", aspects: frozenset[str]) -> None:
+def _compared(
+    one: Side, teacher: Any, student: Any, split: "Split", task: "Task", aspects: frozenset[str], base_of: float
+) -> None:
     """What the answers say beside the baseline's; of classes, and where answers are none, how many are the same."""
     from .loyalty import label_loyalty, probability_loyalty
 
@@ -210,13 +218,13 @@ def _compared(one: Side, teacher: Any, student: Any, split: "Split", task: "Task
     base, ours, labels, texts = rows
     figures: dict[str, tuple[str, Callable[[], Any]]] = {
         "label_loyalty": ("loyalty", lambda: label_loyalty(base, ours)),
-        "probability_loyalty": ("loyalty", lambda: probability_loyalty(base, ours, LOYALTY_BASE)),
+        "probability_loyalty": ("loyalty", lambda: probability_loyalty(base, ours, base_of)),
         "fidelity": ("fidelity", lambda: aspect.fidelity(base, ours)),
         "churn": ("churn", lambda: aspect.churn(base, ours, labels)),
         "slices": ("slices", lambda: aspect.slices(base, ours, texts, labels, names)),
         "worst": ("worst", lambda: aspect.worst(base, ours, texts, labels, names)),
     }
-    one["loyalty_base"] = LOYALTY_BASE if "loyalty" in aspects else None
+    one["loyalty_base"] = base_of if "loyalty" in aspects else None
     for figure, (which, measured) in figures.items():
         if which in aspects:
             one[figure] = attempt(one, figure, measured)

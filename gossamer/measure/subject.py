@@ -45,10 +45,12 @@ def is_artefact(source: str | Path) -> bool:
     return (Path(source) / "manifest.json").is_file()
 
 
-def reference(source: str | Path, threads: int | None = None, kind: str | None = None) -> Subject:
+def reference(
+    source: str | Path, threads: int | None = None, kind: str | None = None, longest: int | None = None
+) -> Subject:
     """A baseline: a plain folder or hub id as transformers runs it, eager and in fp32; an artefact by its best engine.
 
-    kind: the task to load it for, text-classification unless told otherwise.
+    kind: the task to load it for, text-classification unless told otherwise.  longest: tokens it reads at most.
     Raises ValueError when there is no trained head for it, FileNotFoundError when a folder holds no model
     or a path leads nowhere.
     """
@@ -60,6 +62,7 @@ def reference(source: str | Path, threads: int | None = None, kind: str | None =
         return candidate(source, threads=threads)
     _there(source)
     plain = eager(source, kind or Classification.kind)
+    plain.max_length = min(plain.max_length, longest or plain.max_length)
     return Subject(str(source), plain, plain.model, plain, _folder(source))
 
 

@@ -5,6 +5,10 @@ round each answers the same texts, who goes first changes from round to round, t
 (the threads of the one before may still be spinning), and a ratio is the median over pairs of the same work in the same
 round.  Tokenization is inside.  Wall time is what a user waits for; process CPU time, all threads together, is steadier
 on a shared machine and is given next to it.
+
+Each figure has a 95 % interval: the percentile bootstrap (Efron, Annals of Statistics 1979) over whole rounds, since
+what was timed in one round shares its weather.  Of so few rounds that is from the least to the most (for a median of
+five, 94 % by the binomial), and it cannot reach beyond what was seen: the slowest text bounds a 99th percentile.
 """
 
 import gc
@@ -19,6 +23,11 @@ import numpy as np
 
 from .sample import chosen, spread
 from .subject import Answers
+
+DRAWS = 1000  # of the bootstrap
+FEWEST = 3  # rounds that say anything of how they differ
+
+Interval = dict[str, float]  # low, high
 
 
 @dataclass(frozen=True)
@@ -70,25 +79,50 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """All laps of one predictor.  Lap i of two predictors of the same run did the same work in the same round."""
+    """All laps of one predictor.  Lap i of two predictors of the same run did the same work in the same round.
+
+    burst: how many of the singles make a round; of the passes each is one.
+    """
 
     singles: tuple[Lap, ...]
     passes: tuple[Lap, ...]
     pool: int
     failed: Mapping[str, str] = field(default_factory=dict)
+    burst: int = 1
 
     def summary(self) -> dict[str, Any]:
-        """The report's figures: latency_ms, throughput_per_s both on CPU time (None where it failed), and how many."""
+        """The report's figures: latency_ms, throughput_per_s both on CPU time (None where it failed), and how many.
+
+        latency_ms: {p50, p50_low, p50_high, p99, p99_low, p99_high}, throughput_interval: {low, high}, with 95 %; ends
+        are None, and so is the interval, where there are too few rounds.
+        """
         return {
-            "latency_ms": self._latency("wall"),
-            "throughput_per_s": self._per_second("wall"),
-            "cpu": {"latency_ms": self._latency("cpu"), "throughput_per_s": self._per_second("cpu")},
+            **self._figures("wall"),
+            "cpu": self._figures("cpu"),
             "timed": {"singles": len(self.singles), "passes": len(self.passes), "latency_quantiles_ms": self._spread()},
         }
 
-    def _latency(self, kind: str) -> dict[str, float] | None:
+    def _figures(self, kind: str) -> dict[str, Any]:
+        return {
+            "latency_ms": self._latency(kind),
+            "throughput_per_s": self._per_second(kind),
+            "throughput_interval": self._throughput_interval(kind),
+        }
+
+    def _latency(self, kind: str) -> dict[str, float | None] | None:
         laps = [1e3 * getattr(lap, kind) for lap in self.singles]
-        return {"p50": quantile(laps, 50), "p99": quantile(laps, 99)} if laps else None
+        if not laps:
+            return None
+        found: dict[str, float | None] = {}
+        for percent, ends in zip((50, 99), intervals(laps, self.burst, (50, 99)) or (None, None), strict=True):
+            found[f"p{percent}"] = quantile(laps, percent)
+            found |= {f"p{percent}_{end}": None if ends is None else ends[end] for end in ("low", "high")}
+        return found
+
+    def _throughput_interval(self, kind: str) -> Interval | None:
+        """The ends of the median pass, turned over."""
+        found = intervals([max(getattr(lap, kind), 1e-9) for lap in self.passes], 1, (50,))
+        return None if found is None else {"low": self.pool / found[0]["high"], "high": self.pool / found[0]["low"]}
 
     def _spread(self) -> list[float]:
         """The fastest, every twentieth part and the slowest of the single texts, on the wall clock."""
@@ -144,6 +178,7 @@ def speeds(
             tuple(throughput[name]),
             schedule.pool,
             {what: fell[name] for what, fell in (("latency", failed), ("throughput", failed_too)) if name in fell},
+            schedule.burst,
         )
         for name in predictors
     }
@@ -159,10 +194,50 @@ def faster(baseline: Speed, other: Speed) -> dict[str, float | None]:
     }
 
 
+def faster_interval(baseline: Speed, other: Speed) -> dict[str, Interval | None]:
+    """The 95 % interval of each figure of `faster`: {low, high}, None where there are too few rounds."""
+    found: dict[str, Interval | None] = {}
+    for name, slow, fast, burst in (
+        ("latency", baseline.singles, other.singles, other.burst),
+        ("throughput", baseline.passes, other.passes, 1),
+    ):
+        for kind, suffix in (("wall", ""), ("cpu", "_cpu")):
+            ends = intervals(ratios(slow, fast, kind), burst, (50,))
+            found[name + suffix] = None if ends is None else ends[0]
+    return found
+
+
 def ratio(slow: Sequence[Lap], fast: Sequence[Lap], kind: str) -> float | None:
     """The median of slow / fast over pairs of laps of the same round; None when either has none."""
-    pairs = list(zip(slow, fast, strict=False))
-    return median(getattr(a, kind) / max(getattr(b, kind), 1e-9) for a, b in pairs) if pairs else None
+    found = ratios(slow, fast, kind)
+    return median(found) if found else None
+
+
+def ratios(slow: Sequence[Lap], fast: Sequence[Lap], kind: str) -> list[float]:
+    """slow / fast of each pair of laps of the same round."""
+    return [getattr(a, kind) / max(getattr(b, kind), 1e-9) for a, b in zip(slow, fast, strict=False)]
+
+
+def intervals(values: Sequence[float], burst: int, percents: Sequence[float]) -> list[Interval] | None:
+    """The 95 % intervals of percentiles of `values`, `burst` of which at a time are one round.
+
+    The percentile bootstrap over rounds, from a fixed seed.  None for fewer than FEWEST rounds.
+    """
+    rounds = [np.asarray(values[at : at + burst], dtype=np.float64) for at in range(0, len(values), burst)]
+    if len(rounds) < FEWEST:
+        return None
+    picks = np.random.default_rng(0).integers(0, len(rounds), (DRAWS, len(rounds)))
+    if len(rounds[-1]) == len(rounds[0]):
+        drawn = np.percentile(np.stack(rounds)[picks].reshape(DRAWS, -1), percents, axis=1)
+    else:  # the last round is a short one
+        drawn = np.stack([np.percentile(np.concatenate([rounds[i] for i in row]), percents) for row in picks], 1)
+    # an observed value is inside its interval even where rounds of unequal size would have it otherwise
+    seen = np.percentile(np.concatenate(rounds), percents)
+    low, high = (
+        np.minimum(np.percentile(drawn, 2.5, axis=1), seen),
+        np.maximum(np.percentile(drawn, 97.5, axis=1), seen),
+    )
+    return [{"low": float(a), "high": float(b)} for a, b in zip(low, high, strict=True)]
 
 
 def interleave(

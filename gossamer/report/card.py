@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable
+from math import e
 from pathlib import Path
 from typing import Any
 
+from gossamer.finite import healthy
 from gossamer.task import named
 
-from . import Report, digits, rows, verdict
+from . import Report, digits, names, percent, rows, share, verdict
 
 # What the hub calls each kind of task; transformers has a pipeline by that name for those in PIPED.
 PIPELINES = {
@@ -46,25 +48,38 @@ def card(report: Report, folder: str | Path, name: str | None = None) -> str:
 
     folder: the artefact, whose config.json and files say how to load it.  name: its title; the folder's by default.
     """
+    report = healthy(report)
     place = Path(folder)
     name = name or place.resolve().name
     base = report.get("baseline")
     said = verdict(base, report["compressed"], report) if base else ""
     parts = [
         _front_matter(report, name),
-        f"# {name}",
+        f"# {escaped(name)}",
         f"A compressed {report['task']} model, made with gossamer.",
-        *([f"Against its teacher: {said}"] if said else []),
+        *([f"Against its teacher: {escaped(said)}"] if said else []),
         "## Measured",
         _table(report),
-        "\n".join(f"- {line}" for line in how(report)),
+        "\n".join(f"- {line}" for line in how(report, escaped)),
         "## Use",
         _loading(report, place),
         "## Recipe",
-        f"```\n{report['recipe'] or '(none recorded)'}\n```",
+        _fenced(report["recipe"] or "(none recorded)"),
         f"Seed {report['seed']}. The whole report, with versions and hardware, is in `report.json`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def escaped(words: object) -> str:
+    """What somebody wrote, such as a file's name, as Markdown that shows it and does nothing else."""
+    plain = re.sub(r"([\\`*<>\[\]|~&#]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(words).split()))
+    return re.sub(r"(?i)(https?|ftp|www)(?=[:.])", r"\1\\", plain)  # GitHub links bare addresses
+
+
+def _fenced(words: str) -> str:
+    """A block of code that what is in it cannot end."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", words)), default=0))
+    return f"{fence}\n{words}\n{fence}"
 
 
 def _front_matter(report: Report, name: str) -> str:
@@ -95,22 +110,40 @@ def _table(report: Report) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in rows({**report, "others": []}):  # a card is about one artefact, whatever else was measured with it
         lines.append([row.name, *row.cells, *(row.against if base else ())])
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(re.sub(r"([\\|<`])", r"\\\1", c) for c in line) + " |" for line in lines)
 
 
-def how(report: Report) -> list[str]:
-    """How each figure came about, one line each: a number without that is worth little."""
+INTERVALS = {
+    "wilson": "Wilson's score interval of a proportion",
+    "fisher": "Fisher's z interval of a correlation",
+    "bootstrap": "percentile bootstrap over the texts, from a fixed seed",
+}  # as gossamer.task names the method of a kind
+
+
+def how(report: Report, written: Callable[[object], str] = str) -> list[str]:
+    """How each figure came about, one line each, **bold** where Markdown has it: a number without that is worth little.
+
+    written: makes what users and machines call things fit for where the lines go.
+    """
     data, timing, hardware = report["data"], report["timing"], report["hardware"]
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    versions = written(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     faster = report["compressed"].get("faster") or {}
     timed = report["compressed"].get("timed") or {"singles": 0, "passes": 0}
     where = {"latency_cpu": "at batch 1", "throughput_cpu": f"at batch {timing['batch_size']}"}
     cpu = [f"{faster[key]:.2f}x {place}" for key, place in where.items() if faster.get(key)]
-    base = report["compressed"].get("loyalty_base", 2)
+    base = report["compressed"].get("loyalty_base") or 2
+    task = named(report["task"])
+    metric = next(
+        (s["quality"]["metric"] for s in (report["compressed"], report.get("baseline")) if s and s.get("quality")),
+        task.metric,
+    )
+    alone = timing["threads"] == 1
     lines = [
-        f"**Data**: {data['name']}, the {data['split']} split, {data['examples']} examples "
+        f"**Data**: {written(data['name'])}, the {written(data['split'])} split, {data['examples']} examples "
         f"(fingerprint `{str(data['fingerprint'])[:12]}`).",
-        "**Quality**: over all of them, with a 95 % interval (Wilson for accuracy, Fisher for Pearson's r).",
+        f"**Quality**: {written(metric)} over all of them, with a 95 % "
+        f"interval ({INTERVALS[task.interval]}); of the model alone: whether two differ is said by "
+        "tests on the same examples.",
         "**Parameters**: weights that are stored, shared ones once; an integer weight is one weight. Without "
         "embeddings: less the tables, their norm and the projection behind a narrow table.",
         "**Bytes to run it**: config, tokenizer and the weights that the engine named above reads. **Bytes of the "
@@ -123,12 +156,15 @@ def how(report: Report) -> list[str]:
         f"**Speed**: baseline and artefact took turns in one process; tokenization included; {timing['threads']} "
         f"thread(s); medians, after {timing['warmup']} calls to warm up. Latency: one text at a time, "
         f"{timed['singles']} texts. Throughput: {timing['pool']} texts in batches of {timing['batch_size']}, "
-        f"{timed['passes']} passes. Ratios are medians over pairs of the same work in the same round."
-        + (f" On process CPU time the ratios are {' and '.join(cpu)}." if cpu else ""),
-        f"**Loyalty**: the share of equal labels, and the mean of 1 - sqrt(JSD) to base {base} "
+        f"{timed['passes']} passes. Ratios are medians over pairs of the same work in the same round. In brackets: 95 "
+        "% intervals, percentile bootstrap over rounds (of ratios, over rounds of pairs), none under three; of few "
+        "rounds from the least to the most, and a p99's upper end is at most the slowest text seen."
+        + (f" On process CPU time the ratios are {' and '.join(cpu)}." if cpu else "")
+        + (" CPU time is that of one thread." if alone else " CPU time is that of all threads together."),
+        f"**Loyalty**: the share of equal labels, and the mean of 1 - sqrt(JSD) to base {'e' if base == e else base} "
         "(Xu et al., EMNLP 2021), both against the baseline's answers.",
-        *_asked(report),
-        f"**Machine**: {hardware.get('cpu', 'unknown')}, {hardware.get('cores', '?')} cores. {versions}.",
+        *_asked(report, written),
+        f"**Machine**: {written(hardware.get('cpu', 'unknown'))}, {hardware.get('cores', '?')} cores. {versions}.",
     ]
     return lines
 
@@ -155,9 +191,9 @@ TOLD: dict[str, Callable[[Any], str]] = {
     "speedups": lambda found: DIFFER,
     "noise": lambda found: (
         f"**Another seed**: the baseline trained again on the same data changes "
-        f"{100 * found['reseeded']['churn']['changed']:.1f} % of the answers (label loyalty "
-        f"{found['reseeded']['label_loyalty']:.3f}, probability loyalty "
-        f"{found['reseeded']['probability_loyalty']:.3f}): the floor under which changed answers say nothing about "
+        f"{percent(found['reseeded']['churn']['changed'])} of the answers (label loyalty "
+        f"{share(found['reseeded']['label_loyalty'])}, probability loyalty "
+        f"{share(found['reseeded']['probability_loyalty'])}): the floor under which changed answers say nothing about "
         "compression; p is McNemar's, of who changes more. One other seed, not all of them."
     ),
     "slices": lambda found: (
@@ -180,22 +216,28 @@ TOLD: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _asked(report: Report) -> list[str]:
+def _asked(report: Report, written: Callable[[object], str]) -> list[str]:
     """How what is not in every report came about."""
     sides = [one for one in (report["compressed"], *report.get("others", []), report.get("baseline")) if one]
     lines = [
         told(found) for name, told in TOLD.items() if (found := next((s[name] for s in sides if s.get(name)), None))
     ]
-    return lines + [_drawn(Path(str(one["model"])).name, one["energy"]) for one in sides if one.get("energy")]
+    called = zip(names([one["model"] for one in sides]), sides, strict=True)
+    return lines + [_drawn(written(name), one["energy"], written) for name, one in called if one.get("energy")]
 
 
-def _drawn(name: str, found: Any) -> str:
-    parts = "; ".join(f"{part['source']} by {part['tier']} ({part['note']})" for part in found["parts"])
+def _drawn(name: str, found: Any, written: Callable[[object], str]) -> str:
+    parts = "; ".join(
+        f"{written(part['source'])} {part['tier'] if part['tier'] == 'unavailable' else 'by ' + part['tier']} "
+        f"({written(part['note'])})"
+        for part in found["parts"]
+    )
     carbon = found["co2_per_million"]
+    year = f", the average of {carbon['year']}" if carbon.get("year") else ""
     return (
         f"**Energy of {name}**: {found['runs']} passes in {found['seconds']:.0f} s; {parts}; PUE {found['pue']:g}; "
         f"{digits(carbon['grams'])} g CO2 for a million texts at {carbon['grams_per_kwh']:g} g/kWh "
-        f"({carbon['region']})."
+        f"({written(carbon['region'])}{year})."
     )
 
 

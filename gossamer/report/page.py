@@ -11,7 +11,10 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 
-from . import NOTHING, Report, digits, failures, lower_is_better, rows, short, verdict
+from gossamer.finite import healthy
+
+from . import NOTHING, SAME, Report, digits, failures, lower_is_better, points, rows, short, verdict, worded
+from . import names as named
 from .card import DIFFER, how
 from .ways import seeds, ways
 
@@ -132,10 +135,11 @@ def template() -> Any:
 
 def render(report: Report) -> str:
     """The page as text; raises what `template` raises."""
+    report = healthy(report)
     base, artefacts = report.get("baseline"), [report["compressed"], *report.get("others", [])]
     sides = [*([base] if base else []), *artefacts]
     names = _names(sides, bool(base))
-    named = list(zip(names[bool(base) :], artefacts, strict=True))
+    ours = list(zip(names[bool(base) :], artefacts, strict=True))
     text: str = template().render(
         report=report,
         base=base,
@@ -152,9 +156,9 @@ def render(report: Report) -> str:
         worst=[(names[i + bool(base)], one["worst"]) for i, one in enumerate(artefacts) if one.get("worst")],
         robust=[(names[i + bool(base)], one["robustness"]) for i, one in enumerate(artefacts) if one.get("robustness")],
         how=[_split(line) for line in how(report)],
-        ways=ways(report, named),
+        ways=ways(report, ours),
         differ=_split(DIFFER)[1],
-        seeds=seeds(report, named),
+        seeds=seeds(report, ours),
         nothing=NOTHING,
     )
     return text
@@ -240,14 +244,20 @@ def _heroes(report: Report) -> list[tuple[str, str]]:
     if not base:
         return []
     faster, found = one.get("faster") or {}, list[tuple[str, str]]()
-    for figure, what in ((_ratio(base, one, "bytes"), "smaller"), (faster.get("latency"), "faster at batch 1"),
-                         (faster.get("throughput"), f"faster at batch {report['timing']['batch_size']}")):  # fmt: skip
-        if figure:
-            found.append((f"{digits(figure)}x", what))
+    for ratio, better, what, where in (
+        (_ratio(base, one, "bytes"), "smaller", "size", ""),
+        (faster.get("latency"), "faster", "speed", " at batch 1"),
+        (faster.get("throughput"), "faster", "speed", f" at batch {report['timing']['batch_size']}"),
+    ):
+        if ratio and (said := worded(ratio, better)) == SAME:
+            found.append((SAME, what + where))
+        elif ratio:
+            number, word = said.split()
+            found.append((number, word + where))
     if base.get("quality") and one.get("quality"):
         change, metric = one["quality"]["value"] - base["quality"]["value"], base["quality"]["metric"]
         lower = lower_is_better(base["quality"])
-        found.append((f"{change:+.2f}", metric) if lower else (f"{100 * change:+.1f}", f"points of {metric}"))
+        found.append((f"{change:+.2f}", metric) if lower else (points(change), f"points of {metric}"))
     return found
 
 
@@ -263,8 +273,7 @@ def _ratio(base: Mapping[str, Any], one: Mapping[str, Any], what: str) -> float 
 
 
 def _names(sides: Sequence[Mapping[str, Any]], based: bool) -> list[str]:
-    found = [Path(str(s["model"])).name for s in sides]
-    return ["baseline" if based and i == 0 else name for i, name in enumerate(found)]
+    return [*["baseline"] * based, *named([s["model"] for s in sides[based:]])]
 
 
 def _kinds(sides: Sequence[Any], based: bool) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import NOTHING, Report, times
+from . import NOTHING, Report, percent, points, share, times
 
 Side = Mapping[str, Any]
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # heads and lines
@@ -43,12 +43,12 @@ def seeds(report: Report, artefacts: Sequence[tuple[str, Side]]) -> Table | None
     return heads, [
         first,
         *(
-            (name, *_drift(found["student"], f"{100 * found['beyond']:+.1f} points", f"{found['test']['p']:.2g}"))
+            (name, *_drift(found["student"], f"{points(found['beyond'])} points", f"{found['test']['p']:.2g}"))
             for name, found in known
         ),
     ]
 
 
 def _drift(found: Side, beyond: str, p: str) -> tuple[str, ...]:
-    loyal = (f"{found[key]:.3f}" for key in ("label_loyalty", "probability_loyalty"))
-    return (f"{100 * found['churn']['changed']:.1f} %", beyond or NOTHING, p, *loyal)
+    loyal = (share(found[key]) for key in ("label_loyalty", "probability_loyalty"))
+    return (percent(found["churn"]["changed"]), beyond or NOTHING, p, *loyal)

@@ -48,7 +48,7 @@ class QuestionAnswering(Task):
     def read(self, spelled: Any, text: str, pair: str | None, mask_id: int | None) -> Read:
         """note: the places of the context's tokens, and where each begins and ends; more: the later windows."""
         windows = [spelled, *spelled.overflowing]
-        found = [Read(one.ids, one.type_ids, len(windows) > 1, _context(one)) for one in windows]
+        found = [Read(one.ids, list(one.type_ids), len(windows) > 1, _context(one)) for one in windows]
         return found[0]._replace(more=tuple(found[1:]))
 
     def examples(self, read: Read, label: Any) -> list[Example]:
@@ -103,7 +103,9 @@ class QuestionAnswering(Task):
         if (self.nothing and nothing > score) or score == -np.inf:
             return {"answer": "", "start": -1, "score": nothing}
         start, end = best["span"]
-        return {"answer": (pair or "")[start:end], "start": int(start), "score": score}
+        passage = (pair or "")[start:end]
+        start += len(passage) - len(passage.lstrip())  # some tokenizers count the space before a word to it
+        return {"answer": passage.strip(), "start": int(start), "score": score}
 
     def told(self, answer: Any) -> dict[str, Any]:
         """{"answer", "start", "score"}: a passage, its first character (-1: none), the sum of its logits."""
@@ -118,6 +120,15 @@ class QuestionAnswering(Task):
             for one, label in zip(answers, labels, strict=True)
         ]
         return float(np.mean(found))
+
+    def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
+        """F1 of each question, and one."""
+        found = [[self.score([one], [label]), 1.0] for one, label in zip(answers, labels, strict=True)]
+        return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+    def of_tally(self, sums: NDArray[np.float64]) -> float:
+        """The mean."""
+        return float(sums[0] / sums[1])
 
     def right(self, answers: Any, labels: Any) -> NDArray[np.int64]:
         """SQuAD's exact match."""

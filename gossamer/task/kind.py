@@ -63,10 +63,11 @@ class Task(ABC):
     """Texts in, answers out; each subclass says what an answer is.
 
     kind: as --task names it.  auto: the class of transformers that loads such a model.  outputs: what of the model's
-    output an answer is made of.  per_text: one answer of fixed size a text, so that texts may stop early and tokens
-    leave.  apart: a pair is two readings, not one.  led: the decoder reads the labels.  bare: the model itself has no
-    head and takes no labels.  columns: of text, pair and label, unless told otherwise.  better: which scores are.
-    numeric: an answer is a number, of which no two are the same.
+    output an answer is made of.  interval: how sure a score is.  better: which scores are.  per_text: one answer of
+    fixed size a text, so that texts may stop early and tokens leave.  apart: a pair is two readings, not one.  led: the
+    decoder reads the labels.  bare: the model itself has no head and takes no labels.  numeric: an answer is a number,
+    of which no two are the same.  wide: an output is as wide as the vocabulary, for every token.  columns: of text,
+    pair and label, unless told otherwise.  first_cut: which of a pair is cut.
     """
 
     kind: ClassVar[str]
@@ -79,6 +80,7 @@ class Task(ABC):
     apart: ClassVar[bool] = False
     led: ClassVar[bool] = False
     bare: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
     numeric: ClassVar[bool] = False
     columns: ClassVar[tuple[str, str, str | None]] = ("text", "text_pair", "label")
     first_cut: ClassVar[Literal["longest_first", "only_second"]] = "longest_first"
@@ -90,7 +92,7 @@ class Task(ABC):
 
     def read(self, spelled: Any, text: str, pair: str | None, mask_id: int | None) -> Read:
         """What a tokenizer made of a text: an Encoding of tokenizers, or `gossamer.task.reading.Spelled`."""
-        return Read(spelled.ids, spelled.type_ids, bool(spelled.overflowing))
+        return Read(spelled.ids, list(spelled.type_ids), bool(spelled.overflowing))
 
     def encode(self, tokenizer: Any, split: Split, max_length: int) -> list[Example]:
         """The examples of a split, in order and not padded; see `gossamer.task.reading.encode`."""
@@ -101,6 +103,10 @@ class Task(ABC):
     @abstractmethod
     def examples(self, read: Read, label: Any) -> list[Example]:
         """What is learned from a reading; label: None where there is none."""
+
+    def asks(self, example: Example) -> bool:
+        """Whether something can be learned from an example; a batch without anything to learn has no loss."""
+        return True
 
     def fill(self, examples: Sequence[Example], width: int) -> dict[str, "Tensor"]:
         """What a batch of examples has beside index, input_ids, attention_mask and token_type_ids."""
@@ -157,6 +163,14 @@ class Task(ABC):
     @abstractmethod
     def score(self, answers: Any, labels: Any) -> float:
         """The metric over all texts: their answers and their labels."""
+
+    def tally(self, answers: Any, labels: Any) -> NDArray[np.float64] | None:
+        """Of each text the numbers whose sums make the score, (n, some); None where the score is of another kind."""
+        return None
+
+    def of_tally(self, sums: NDArray[np.float64]) -> float:
+        """The score of texts whose tallies add up to `sums`."""
+        raise AssertionError(f"{type(self).__name__} keeps no tally")
 
     def right(self, answers: Any, labels: Any) -> NDArray[np.int64] | None:
         """Per unit (text, word, position) 1 for right and 0 for wrong; None where that is no question."""

@@ -39,9 +39,13 @@ class LanguageModelling(Task):
         """labels (B, T), where the examples have them."""
         return per_token(examples, width)
 
+    def asks(self, example: Example) -> bool:
+        """Whether a word is to be told."""
+        return any(label != IGNORED for label in example["labels"])
+
     def join(self, parts: Sequence[Any], read: Read, text: str, pair: str | None, decode: Decode | None) -> Any:
-        """(positions, 2)."""
-        return parts[0]
+        """(positions, 2), over all windows."""
+        return np.concatenate(parts)
 
     def told(self, answer: Any) -> dict[str, Any]:
         """{"perplexity", "tokens"}: of the one text, over so many positions."""
@@ -50,8 +54,17 @@ class LanguageModelling(Task):
 
     def score(self, answers: Sequence[NDArray[Any]], labels: Any) -> float:
         """Perplexity over all positions; not a number where there is none."""
-        total = sum(len(one) for one in answers)
-        return float(np.exp(sum(float(one[:, 0].sum()) for one in answers) / total)) if total else float("nan")
+        return self.of_tally(self.tally(answers, labels).sum(0))
+
+    def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
+        """Of each text the nats, and the positions."""
+        found = [(float(one[:, 0].sum()), float(len(one))) for one in map(_positions, answers)]
+        return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+    def of_tally(self, sums: NDArray[np.float64]) -> float:
+        """Perplexity; not a number where there is no position, infinite where it is beyond all numbers."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(sums[0] / sums[1])) if sums[1] else float("nan")
 
     def right(self, answers: Any, labels: Any) -> NDArray[np.int64] | None:
         """None: perplexity does not ask which word is likeliest."""
@@ -59,8 +72,17 @@ class LanguageModelling(Task):
 
     def same(self, first: Any, second: Any) -> NDArray[np.bool_]:
         """Of each position, whether both find the same word likeliest."""
-        one, two = (np.concatenate([np.zeros((0, 2)), *side])[:, 1] for side in (first, second))
+        one, two = (np.concatenate([np.zeros((0, 2)), *map(_positions, side)])[:, 1] for side in (first, second))
+        if len(one) != len(two):
+            raise ValueError(
+                f"one model was asked for {len(one):,} words and the other for {len(two):,}; perplexities and answers "
+                "can be compared where both read the same tokens, as many of each text"
+            )
         return np.asarray(one == two)
+
+    def finite(self, answers: Any) -> NDArray[np.bool_]:
+        """Whether all likelihoods are numbers."""
+        return np.array([bool(np.isfinite(_positions(one)).all()) for one in answers], dtype=bool)
 
     def fits(self, split: Split) -> None:
         """Raise ValueError where there are pairs."""
@@ -83,24 +105,31 @@ class MaskedLM(LanguageModelling):
         """note: the hidden places and the words that stood there (positions,), -1 where a mask stood already."""
         if mask_id is None:
             raise ValueError("the tokenizer has no mask token, which a masked language model needs; load its own")
+        first, *rest = (self._hidden(one, mask_id) for one in windowed(spelled))
+        return first._replace(more=tuple(rest))
+
+    def _hidden(self, spelled: Any, mask_id: int) -> Read:
         ids = np.array(spelled.ids, dtype=np.int64)
         places = np.flatnonzero(ids == mask_id)
         words = np.full(len(places), -1, dtype=np.int64)
         if not len(places):
             free = np.flatnonzero(np.array(spelled.special_tokens_mask) == 0)
             chance = np.random.default_rng(crc32(ids.tobytes()))
-            some = min(len(free), max(1, round(HIDDEN * len(free))))
+            some = min(len(free), max(1, round(HIDDEN * len(free))))  # none of none
             places = np.sort(chance.choice(free, some, replace=False))
             words = ids[places]
             ids[places] = mask_id
-        return Read(ids.tolist(), spelled.type_ids, bool(spelled.overflowing), (places, words))
+        return Read(ids.tolist(), list(spelled.type_ids), False, (places, words))
 
     def examples(self, read: Read, label: Any) -> list[Example]:
-        """labels: the words that were hidden, at their places."""
-        places, words = read.note
-        labels = np.full(len(read.ids), IGNORED, dtype=np.int64)
-        labels[places] = np.where(words < 0, IGNORED, words)
-        return [{"input_ids": read.ids, "token_type_ids": read.types, "labels": labels.tolist()}]
+        """labels: the words that were hidden, at their places; an example a window."""
+        made: list[Example] = []
+        for one in (read, *read.more):
+            places, words = one.note
+            labels = np.full(len(one.ids), IGNORED, dtype=np.int64)
+            labels[places] = np.where(words < 0, IGNORED, words)
+            made.append({"input_ids": one.ids, "token_type_ids": one.types, "labels": labels.tolist()})
+        return made
 
     def said(self, out: Any, batch: "Mapping[str, Tensor]") -> Said:
         """logits: (hidden words, vocabulary)."""
@@ -114,9 +143,11 @@ class MaskedLM(LanguageModelling):
 
     def join(self, parts: Sequence[Any], read: Read, text: str, pair: str | None, decode: Decode | None) -> Any:
         """(positions, 2); for a text that holds masks {"words"}: what goes in their places."""
-        if decode is None or not len(parts[0]) or (read.note[1] >= 0).any():
-            return parts[0]
-        return {"words": [decode([int(word)]).strip() for word in parts[0][:, 1]]}
+        found = np.concatenate(parts)
+        asked = np.concatenate([one.note[1] for one in (read, *read.more)])
+        if decode is None or (asked >= 0).all():
+            return found
+        return {"words": [decode([int(word)]).strip() for word in found[asked < 0, 1]]}
 
     def told(self, answer: Any) -> dict[str, Any]:
         """{"words"} in the places of masks; else {"perplexity", "tokens"}."""
@@ -130,9 +161,18 @@ class CausalLM(LanguageModelling):
     kind: ClassVar[str] = "causal-lm"
     auto: ClassVar[str] = "AutoModelForCausalLM"
 
+    def read(self, spelled: Any, text: str, pair: str | None, mask_id: int | None) -> Read:
+        """more: the later windows of a long text."""
+        first, *rest = (Read(one.ids, list(one.type_ids), False) for one in windowed(spelled))
+        return first._replace(more=tuple(rest))
+
     def examples(self, read: Read, label: Any) -> list[Example]:
         """labels: the tokens themselves; the model shifts them."""
-        return [{"input_ids": read.ids, "labels": list(read.ids)}]
+        return [{"input_ids": one.ids, "labels": list(one.ids)} for one in (read, *read.more)]
+
+    def asks(self, example: Example) -> bool:
+        """Whether a word has one before it."""
+        return len(example["labels"]) > 1
 
     def said(self, out: Any, batch: "Mapping[str, Tensor]") -> Said:
         """logits: (tokens that have one after them, vocabulary)."""
@@ -142,6 +182,17 @@ class CausalLM(LanguageModelling):
         """(tokens - 1, 2)."""
         words = np.array(read.ids[1:], dtype=np.int64)
         return likelihoods(outputs[0][row, : len(words)], words)
+
+
+def _positions(answer: Any) -> NDArray[np.float64]:
+    """(positions, 2); none for a text that held masks, of which nobody knows what stood there."""
+    return np.zeros((0, 2)) if isinstance(answer, dict) else np.asarray(answer)
+
+
+def windowed(spelled: Any) -> list[Any]:
+    """A text's windows, one after the other; of a tokenizer in Python the first one only."""
+    more = spelled.overflowing
+    return [spelled, *(more if isinstance(more, (list, tuple)) else ())]
 
 
 def likelihoods(logits: NDArray[Any], words: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,14 +1,14 @@
 """Texts as token ids: how many are read of each, in runs that stay small, with a word about those that were cut."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from gossamer.data import Split
 
-from .kind import Example, Read, Task
+from .kind import Decode, Example, Read, Task
 
 AT_ONCE = 2048, 1_000_000  # texts and characters given to the tokenizer in one call: many for speed, few for memory
 # Families that number positions from pad_token_id + 1 on, so that the first of max_position_embeddings stay unused.
@@ -16,6 +16,8 @@ OFFSET_FAMILIES = {
     *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
+
+QUESTION = 64  # tokens of a question
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +52,19 @@ def encode(task: Task, tokenizer: Any, split: Split, max_length: int) -> list[Ex
     task.fits(split)
     typed = "token_type_ids" in getattr(tokenizer, "model_input_names", ("token_type_ids",))
     found: list[Example] = []
-    cut = 0
+    cut = empty = 0
     labels = split.labels or [None] * len(split)
     for read, label in zip(reads(task, tokenizer, split.texts, split.pairs, max_length), labels, strict=True):
         cut += read.cut
         for example in task.examples(read, label):
+            if label_bearing(example) and not task.asks(example):
+                empty += 1
+                continue
             if not typed:
                 example.pop("token_type_ids", None)
             found.append({"index": len(found)} | example)
+    if empty:
+        logger.warning("%d of %d texts have nothing to learn from and are left out", empty, len(split))
     if cut and not task.stride:
         longest = max(map(len, split.texts))
         logger.warning(
@@ -65,6 +72,11 @@ def encode(task: Task, tokenizer: Any, split: Split, max_length: int) -> list[Ex
             *(cut, len(split), max_length, f"{longest:,}"),
         )
     return found
+
+
+def label_bearing(example: Example) -> bool:
+    """Whether it has labels at all: examples without them are asked, not learned from."""
+    return "labels" in example
 
 
 def reads(
@@ -80,9 +92,11 @@ def reads(
         raise ValueError(f"max_length {max_length} leaves no room for text beside {special} special tokens; raise it")
     mask_id = getattr(tokenizer, "mask_token_id", None)
     stride = min(task.stride, max(0, max_length // 4))
-    with _as_it_was(tokenizer):
+    with as_it_was(tokenizer):
         for start, stop in _chunks(texts):
             some, others = list(texts[start:stop]), None if pairs is None else list(pairs[start:stop])
+            if task.first_cut == "only_second":
+                some = shortened(some, max_length, lambda text: alone(tokenizer, text))
             found = tokenizer(
                 some, others, truncation=task.first_cut, stride=stride, max_length=max_length, padding=False,
                 return_attention_mask=False,
@@ -90,6 +104,8 @@ def reads(
             for row in range(len(some)):
                 pair = None if others is None else others[row]
                 spelled: Any = found.encodings[row] if found.encodings else None
+                if not found["input_ids"][row]:
+                    spelled = Nothing(getattr(tokenizer, "pad_token_id", None) or 0)
                 if spelled is None:
                     cut = len(found["input_ids"][row]) == max_length
                     if cut:  # a tokenizer in Python does not say what it cut off
@@ -98,7 +114,58 @@ def reads(
                     ids = list(found["input_ids"][row])
                     types = found["token_type_ids"][row] if "token_type_ids" in found else [0] * len(ids)
                     spelled = Spelled(ids, list(types), cut)
-                yield task.read(spelled, some[row], pair, mask_id)
+                yield task.read(spelled, texts[start + row], pair, mask_id)
+
+
+def alone(tokenizer: Any, text: str) -> Any:
+    """A text's Encoding without special tokens, whole."""
+    return tokenizer([text], add_special_tokens=False, verbose=False).encodings[0]
+
+
+def shortened(questions: Sequence[str], max_length: int, spell: Callable[[str], Any]) -> list[str]:
+    """The questions, of which at most QUESTION tokens and no more than leave half of the room for a context.
+
+    (Devlin et al.'s code for SQuAD cuts them alike.)  spell: a text's Encoding without special tokens.
+    """
+    most, found = max(1, min(QUESTION, max_length // 2 - 3)), []
+    for text in questions:
+        offsets = spell(text).offsets if len(text) > most else []  # a token is a character at least
+        found.append(text[: offsets[most - 1][1]] if len(offsets) > most else text)
+    return found
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A text of which a tokenizer makes nothing at all: no model reads nothing, so it is one token of padding."""
+
+    pad_id: int
+    overflowing: tuple[Any, ...] = ()
+
+    @property
+    def ids(self) -> list[int]:
+        """The padding."""
+        return [self.pad_id]
+
+    type_ids: tuple[int, ...] = (0,)
+    offsets: tuple[tuple[int, int], ...] = ((0, 0),)
+    sequence_ids: tuple[None, ...] = (None,)
+    special_tokens_mask: tuple[int, ...] = (1,)
+
+
+def answers(
+    task: Task,
+    reads: Sequence[Read],
+    parts: Iterable[Any],
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    decode: Decode | None,
+) -> list[Any]:
+    """The answers to texts of what a model said of each of their readings; parts: of all readings, in order."""
+    rest, found = iter(parts), []
+    for i, one in enumerate(reads):
+        its = [next(rest) for _ in range(1 + len(one.more))]
+        found.append(task.join(its, one, texts[i], None if pairs is None else pairs[i], decode))
+    return found
 
 
 def both(first: Read, second: Read) -> Read:
@@ -138,7 +205,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _as_it_was(tokenizer: Any) -> Iterator[None]:
+def as_it_was(tokenizer: Any) -> Iterator[None]:
     """Give a tokenizer its truncation and padding back, which every call changes and `save_pretrained` writes down."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -1,5 +1,6 @@
 """Another text for each text: translation, summary, transliteration."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 from gossamer.data import Split
 
 from .kind import IGNORED, Decode, Example, Read, Said, Task
+from .reading import as_it_was
 from .tagging import per_token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 GENERATED = "generated"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,14 @@ class Seq2Seq(Task):
         """The sources as input_ids, the targets as labels; both truncated."""
         made = super().encode(tokenizer, replace(split, labels=None), max_length)
         if split.labels is not None:
-            found = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length, padding=False)
-            for example, ids in zip(made, found["input_ids"], strict=True):
+            with as_it_was(tokenizer):
+                whole = tokenizer(text_target=list(split.labels), truncation=False, verbose=False)["input_ids"]
+                found = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length)["input_ids"]
+            for example, ids in zip(made, found, strict=True):
                 example["labels"] = list(ids)
+            cut = sum(len(a) > len(b) for a, b in zip(whole, found, strict=True))
+            if cut:
+                logger.warning("%d of %d targets are longer than %d tokens and are cut", cut, len(split), max_length)
         return made
 
     def examples(self, read: Read, label: Any) -> list[Example]:
@@ -64,14 +73,27 @@ class Seq2Seq(Task):
         return decode([i for i in parts[0] if i >= 0])
 
     def told(self, answer: Any) -> dict[str, Any]:
-        """{"text"}."""
-        return {"text": answer}
+        """{"target"}."""
+        return {"target": answer}
 
     def score(self, answers: Sequence[str], labels: Sequence[str]) -> float:
         """chrF2, in [0, 1] (Popović, WMT 2015)."""
         from gossamer.measure.overlap import chrf
 
         return float(chrf(list(answers), list(labels)))
+
+    def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
+        """Of each text what chrF counts."""
+        from gossamer.measure.overlap import chrf_counts
+
+        rows = [chrf_counts(a, b).reshape(-1) for a, b in zip(answers, labels, strict=True)]
+        return np.array(rows, dtype=np.float64)
+
+    def of_tally(self, sums: NDArray[np.float64]) -> float:
+        """chrF2."""
+        from gossamer.measure.overlap import chrf_of
+
+        return chrf_of(sums.reshape(-1, 3))
 
     def same(self, first: Any, second: Any) -> NDArray[np.bool_]:
         """Whether both write the same."""

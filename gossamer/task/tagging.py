@@ -30,11 +30,15 @@ class TokenClassification(Task):
 
     labels: tuple[str, ...]
     kind: ClassVar[str] = "token-classification"
-    metric: ClassVar[str] = "f1"
     auto: ClassVar[str] = "AutoModelForTokenClassification"
     interval: ClassVar[Literal["wilson", "fisher", "bootstrap"]] = "bootstrap"
     per_text: ClassVar[bool] = False
     columns: ClassVar[tuple[str, str, str | None]] = ("tokens", "", "tags")
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        """Accuracy where tags mark no entities."""
+        return "f1" if self.chunked else "accuracy"
 
     def configure(self) -> dict[str, Any]:
         """As many outputs as tags, by name."""
@@ -55,7 +59,7 @@ class TokenClassification(Task):
                 at += 1
             read = at < len(spans) and spans[at][1] < word.end()  # else cut off, or made of nothing a tokenizer reads
             places.append(spans[at][2] if read else -1)
-        return Read(spelled.ids, spelled.type_ids, bool(spelled.overflowing), np.array(places, dtype=np.int64))
+        return Read(spelled.ids, list(spelled.type_ids), bool(spelled.overflowing), np.array(places, dtype=np.int64))
 
     def examples(self, read: Read, label: Any) -> list[Example]:
         """labels: a class for each word's first token, none for the others."""
@@ -67,6 +71,10 @@ class TokenClassification(Task):
             if place >= 0:
                 labels[place] = int(one)
         return [example | {"labels": labels}]
+
+    def asks(self, example: Example) -> bool:
+        """Whether a word of it was read."""
+        return any(label != IGNORED for label in example["labels"])
 
     def fill(self, examples: Sequence[Example], width: int) -> "dict[str, Tensor]":
         """labels (B, T) where the examples have them."""
@@ -96,10 +104,30 @@ class TokenClassification(Task):
         wanted = [[self.labels[i] for i in one] for one in labels]
         return float(span_scores([self._tags(one) for one in answers], wanted).f1)
 
+    def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
+        """Of each text the entities that are right, found and there; or the words that are right, and all of them."""
+        from gossamer.measure.spans import span_scores
+
+        if not self.chunked:
+            right, flat = self.right(answers, labels), self.flat(answers, labels)
+            return np.stack([np.bincount(flat.owners, w, len(answers)) for w in (right, np.ones(len(right)))], 1)
+        rows = []
+        for one, label in zip(answers, labels, strict=True):
+            found = span_scores([self._tags(one)], [[self.labels[i] for i in label]]) if len(label) else None
+            rows.append((0, 0, 0) if found is None else (found.right, found.predicted, found.labelled))
+        return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+    def of_tally(self, sums: NDArray[np.float64]) -> float:
+        """F1 or accuracy."""
+        if not self.chunked:
+            return float(sums[0] / sums[1]) if sums[1] else float("nan")
+        return float(2 * sums[0] / (sums[1] + sums[2])) if sums[1] + sums[2] else 0.0
+
     @property
     def chunked(self) -> bool:
-        """Whether the tags mark the beginnings and insides of something."""
-        return any(re.match(r"[BIESLU]-", name) for name in self.labels)
+        """Whether the tags mark the beginnings and insides of something, all of them."""
+        marks = [name for name in self.labels if name != NONE]
+        return bool(marks) and all(re.match(r"[BIESLUM]-.", name) for name in marks)
 
     def right(self, answers: Any, labels: Any) -> NDArray[np.int64]:
         """Of each word."""

@@ -24,6 +24,7 @@ from gossamer.benchmarks.superglue import (
     Option,
     Pair,
     Word,
+    chosen,
     gender_parity,
     load,
     read,
@@ -165,8 +166,35 @@ def test_two_texts_and_a_class_become_data(tmp_path):
     assert load(MULTIRC, tmp_path).train == Split(
         (f"{RAIN} Who 0?", f"{RAIN} Who 0?", f"{RAIN} Who 1?"), ("answer 0", "answer 1", "answer 0"), (1, 0, 0)
     )
-    with pytest.raises(ValueError, match="a Word is more than two texts and a class; use the rows themselves"):
-        split(ROWS[WIC])
+
+
+def test_other_rows_become_pairs_too(tmp_path):
+    for task in (COPA, RECORD, WIC, WSC):
+        for part in ("train", "dev"):
+            put(tmp_path, task, part, RECORDS[task])
+    copa, record, wic, wsc = (load(task, tmp_path) for task in (COPA, RECORD, WIC, WSC))
+    assert copa.dev == Split(("Ann got wet. What was the cause?",) * 2, ("It rained.", "It shone."), (1, 0))
+    assert copa.labels == record.labels == ("0", "1")
+    met = tuple(f"{name} met her." for name in ("Golda Meir", "Nixon", "Tel Aviv"))
+    him = tuple(f"He met {name}." for name in ("Golda Meir", "Nixon", "Tel Aviv"))
+    assert record.dev == Split((NEWS,) * 6, (*met, *him), (0, 1, 0, 1, 0, 0))
+    first, second = RECORDS[WIC]["sentence1"], RECORDS[WIC]["sentence2"]
+    assert wic.dev == Split((f"place: {first}",), (second,), (0,)) and wic.labels == ("false", "true")
+    assert wsc.dev.texts == ("Mark told Pete many lies about himself, which Pete told. *He* lied.",)
+    assert wsc.dev.pairs == ("Mark",) and wsc.dev.labels == (1,)
+    assert split(tuple(replace(row, label=None) for row in ROWS[RECORD])).labels is None
+
+
+def test_an_option_is_chosen():
+    assert chosen(ROWS[COPA], [0.5, 0.75]) == [1]
+    assert chosen(ROWS[RECORD], [0, 0, 0, 1.0, 3.0, 3.0]) == ["Golda Meir", "Nixon"], "of equals the first"
+    for few in ([0.5], [0.5, 0.5, 0.5]):
+        with pytest.raises(ValueError, match=f"{len(few)} scores of options, expected 2, one for each"):
+            chosen(ROWS[COPA], few)
+    with pytest.raises(ValueError, match="a Word has nothing to choose from; expected rows of COPA or ReCoRD"):
+        chosen(ROWS[WIC], [0.5])
+    with pytest.raises(ValueError, match="Cloze 70 has nothing to choose from; expected an entity or more"):
+        split([replace(ROWS[RECORD][0], entities=())])
 
 
 def multirc(*questions):

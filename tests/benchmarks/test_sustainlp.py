@@ -1,11 +1,13 @@
 """SustaiNLP: good enough first, then the lowest energy."""
 
+import json
 from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gossamer.benchmarks.run import benchmark
 from gossamer.benchmarks.sustainlp import Entry, Track, entry, rank, tracks
 
 CPU = Track("CPU", "cpu", baseline=0.70, tolerance=0.01)
@@ -61,6 +63,37 @@ def test_energies_of_different_tiers_do_not_compare():
     with pytest.raises(ValueError, match="do not compare"):
         rank(CPU, [BERT], reference=guessed)
     assert len(rank(CPU, [BERT, replace(guessed, accuracy=0.1)]).places) == 1  # what is not in compares with nothing
+
+
+def test_a_saving_is_told_against_a_reference_on_the_same_device():
+    with pytest.raises(
+        ValueError,
+        match=r"the reference BERT ran on the gpu, the track 'CPU' is for the cpu: expected both on the same; measure",
+    ):
+        rank(CPU, [BERT], reference=replace(BERT, device="gpu"))
+
+
+def test_a_file_of_entries(tmp_path):
+    file = tmp_path / "entries.json"
+    small = {"name": "small", "accuracy": 0.695, "joules": 5000, "tier": "measured", "device": "cpu"}
+    base = {"name": "BERT", "scores": {task: {"accuracy": 0.7} for task in TASKS}, "joules": 20000.0,
+            "tier": "measured", "device": "cpu"}  # fmt: skip
+    told = {"track": asdict(CPU), "entries": [small, base], "reference": base}
+    file.write_text(json.dumps(told))
+    found = benchmark("sustainlp", file)
+    assert (found["part"], found["examples"]) == ("CPU", 2)
+    assert [(p["entry"]["name"], p["saving"]) for p in found["scores"]["places"]] == [("small", 4.0), ("BERT", 1.0)]
+    for wrong, words in (
+        ({"entries": [small | {"joules": "5 J"}]}, r"entries\.json, entry 1: 'joules' is .*expected int or float"),
+        ({"entries": [small | {"scores": {}}]}, r"entry 1 has 'accuracy' and 'scores'; expected one or the other"),
+        ({"entries": [base | {"scores": {"CB": {}}}]}, r"CB"),
+        ({"reference": base | {"device": "gpu"}}, "the reference BERT ran on the gpu"),
+        ({"track": asdict(CPU) | {"device": "tpu"}}, r"entries\.json, track: 'device' is 'tpu', expected cpu or gpu"),
+        ({"track": None}, r"entries\.json: 'track' is nothing \(null\), expected dict"),
+    ):
+        file.write_text(json.dumps(told | wrong))
+        with pytest.raises(ValueError, match=words):
+            benchmark("sustainlp", file)
 
 
 def test_an_entry_is_the_mean_of_all_eight_tasks():

@@ -1,6 +1,8 @@
 """What can be measured, by name: all that is wanted and no more, and one failure costs nothing else."""
 
 import json
+import math
+import os
 from typing import Any
 
 import numpy as np
@@ -50,8 +52,8 @@ def test_only_one_thing_is_measured(aspect: str) -> None:
     found = run(only=[aspect])["compressed"]
     figures = {
         "quality": {"quality"}, "size": set(), "macs": set(), "loyalty": {"label_loyalty", "probability_loyalty"},
-        "speed": {"latency_ms", "throughput_per_s", "cpu", "timed", "faster", "speedups"}, "fidelity": {"fidelity"},
-        "calibration": {"calibration"}, "churn": {"churn"}, "slices": {"slices"},
+        "speed": {"latency_ms", "throughput_per_s", "cpu", "timed", "faster", "faster_interval", "speedups"},
+        "fidelity": {"fidelity"}, "calibration": {"calibration"}, "churn": {"churn"}, "slices": {"slices"},
     }  # fmt: skip
     assert {k for k, v in found.items() if v} - {"model", "engine", "loyalty_base"} == figures[aspect]
 
@@ -117,3 +119,76 @@ def test_two_torch_models_agree_with_themselves(plain_folder: Any) -> None:
     report = measure(plain_folder, data=DATA, baseline=plain_folder, only=[], more=["reasons"], examples=6)
     assert report["compressed"]["errors"] == {}
     assert report["compressed"]["reasons"]["correlation"] == pytest.approx(1)
+
+
+def test_nothing_to_measure_and_a_region_without_a_row_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"only names nothing to measure; expected one or more of quality, .*noise"):
+        run(only=[])
+    with pytest.raises(ValueError, match=r"no carbon intensity for the region 'Atlantis'"):
+        run(only=["quality"], region="Atlantis")
+
+
+def test_what_is_welcome_is_measured_and_not_missed() -> None:
+    assert len(run(only=[], welcome=["worst"])["compressed"]["worst"]) == 10
+    alone = measure(Subject("s", Words("weak")), data=DATA, schedule=QUICK, only=["quality"], welcome=["worst"])
+    assert alone["compressed"]["errors"] == {}
+    asked = measure(Subject("s", Words("weak")), data=DATA, schedule=QUICK, only=["quality"], more=["worst"])
+    assert "worst compares with a baseline, and there is none" in asked["compressed"]["errors"]["worst"]
+
+
+def test_loyalty_to_base_e() -> None:
+    two = run(only=["loyalty"])["compressed"]
+    for given in ("e", math.e):
+        natural = run(only=["loyalty"], loyalty_base=given)["compressed"]
+        assert natural["loyalty_base"] == math.e and two["loyalty_base"] == 2
+        lost = [1 - one["probability_loyalty"] for one in (natural, two)]
+        assert lost[0] == pytest.approx(lost[1] * math.sqrt(math.log(2)))
+    with pytest.raises(ValueError, match=r"loyalty_base='10': expected 2 or e"):
+        run(only=["loyalty"], loyalty_base="10")
+
+
+def test_energy_by_codecarbon_asks_for_energy_and_is_refused_at_once_where_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gossamer.measure import aspects, energy
+
+    seen: list[str] = []
+    whole = energy.energy
+
+    def fake(work: Any, seconds: float, *, tier: Any) -> Any:
+        seen.append(tier)
+        return whole(work, seconds, idle=False)
+
+    monkeypatch.setattr(energy, "energy", fake)
+    monkeypatch.setattr(aspects, "find_spec", lambda name: True)
+    report = run(only=[], energy_by="codecarbon", energy_seconds=0.05)
+    assert seen == ["codecarbon", "codecarbon"] and report["compressed"]["energy"]["runs"] >= 1
+    monkeypatch.setattr(aspects, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'codecarbon is not installed; type: pip install "gossamer\[energy\]"'):
+        run(only=[], energy_by="codecarbon")
+    with pytest.raises(ValueError, match=r"energy_by='guess': expected"):
+        run(only=["quality"], energy_by="guess")
+
+
+def test_a_number_that_is_none_is_a_gap_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gossamer.measure import aspects
+
+    monkeypatch.setattr(aspects, "fidelity", lambda *answers: {"agreement": 1.0, "teacher_student": float("inf")})
+    one = run(only=["fidelity"])["compressed"]
+    assert one["fidelity"] is None
+    assert one["errors"]["fidelity"] == ("ValueError: found inf in fidelity.teacher_student, expected a finite number")
+
+
+def test_one_thread_is_one_thread_of_tokenizers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    class Looks(Words):
+        def logits(self, texts: Any, pairs: Any = None, batch_size: int = 32) -> Any:
+            seen.append(os.environ.get("TOKENIZERS_PARALLELISM"))
+            return super().logits(texts, pairs, batch_size)
+
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    for threads in (1, 2):
+        report = measure(Subject("s", Looks("l")), data=DATA, schedule=QUICK, only=["quality"], threads=threads)
+        assert report["timing"]["threads"] == threads
+    assert seen == ["false", None] and "TOKENIZERS_PARALLELISM" not in os.environ

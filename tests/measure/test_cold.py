@@ -49,3 +49,14 @@ def test_a_real_process_answers(plain_folder: Path) -> None:
 def test_its_last_words_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a fresh process could not answer: FileNotFoundError|could not answer: \w+"):
         once(tmp_path, "onnxruntime", "a")
+
+
+def test_the_peak_is_the_process_s_own_and_not_its_parent_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    fat = bytearray(400 * 2**20)
+    fat[:: 2**12] = b"x" * (len(fat) // 2**12)  # pages that are touched
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 400 * 2**10
+    monkeypatch.setattr(module, "CHILD", "import json, time\nanswered = time.time()\n")
+    _, peak = once(tmp_path, "none", "a")
+    assert 10**6 < peak < 100 * 2**20
+    del fat

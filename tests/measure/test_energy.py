@@ -63,7 +63,6 @@ class Machine:
             "visible": None,
             "nvml": none_installed,
             "machine": lambda: {"cpu": "AMD EPYC 7763 64-Core Processor", "accelerators": []},
-            "resident": lambda: 2.0,
             "clock": Clock(lambda: self.now, lambda: self.busy),
             "sleep": self.sleep,
         }
@@ -138,6 +137,29 @@ def test_a_counter_that_comes_round_once_gives_the_right_joules(before, now, ful
 def test_a_counter_that_was_reset_is_not_one_that_came_round(full):
     with pytest.raises(ValueError, match="the counter went back from 500 J to 5 J"):
         since(500, 5, full)
+
+
+def counted(*readings, full=262_143.3, step=1.0):
+    """The tally of a counter that reads so, once every `step` seconds."""
+    values, times = iter(readings), iter(step * i for i in range(100))
+    tally = Tally([Counter("cpu package-0", "rapl", lambda: next(values), full=full)], lambda: next(times))
+    for _ in readings[1:]:
+        tally.read()
+    return tally
+
+
+def test_a_reset_is_not_taken_for_a_round():
+    tally = counted(1000.0, 1005.0, 0.5, 5.5)
+    assert tally.joules[0] == 5 and "so it was reset, 3 s into the run" in tally.lost[0]
+    assert "would be 261139 J, more than 500 W gives" in tally.lost[0]
+
+
+def test_a_round_that_can_be_counts_and_is_doubted():
+    tally = counted(262_100.0, 50.0, 150.0)
+    assert tally.joules[0] == pytest.approx(193.3) and tally.lost[0] is None
+    assert "it started again at zero once, which is taken for a full round" in tally.doubt(0)
+    assert counted(1.0, 2.0, 3.0).doubt(0) == ""
+    assert counted(90.0, 10.0, 95.0, 20.0, full=100).doubt(0).startswith("; it started again at zero 2 times, each")
 
 
 @given(st.lists(st.floats(0, 99), min_size=2, max_size=30), st.floats(0, 99), st.data())
@@ -274,8 +296,8 @@ def test_a_counter_that_goes_half_way_leaves_an_estimate_that_says_so(machine):
             machine.break_(place)
 
     found = energy(work, 30, False, warmup=0, sensors=machine.sensors())
-    assert found.estimated and tiers(found) == {"cpu": "estimate", "ram": "estimate"}
-    assert found.joules == pytest.approx(240 * 280 / 128 + 2 * 0.375 * 30)
+    assert found.estimated and tiers(found) == {"cpu": "estimate", "ram": "unavailable"}
+    assert found.joules == pytest.approx(240 * 280 / 128)
     assert "cpu package-0: is a directory, 10 s into the run" in found.parts[0].note
 
 
@@ -283,7 +305,7 @@ def test_one_package_of_two_is_not_reported_as_both(machine):
     machine.zone("intel-rapl:0", "package-0", watts=100)
     machine.break_(machine.zone("intel-rapl:1", "package-1", watts=100))
     found = energy(lambda: machine.pass_(1, cpu=1), 10, sensors=machine.sensors())
-    assert tiers(found) == {"cpu": "estimate", "ram": "estimate"} and found.idle_watts is None
+    assert tiers(found) == {"cpu": "estimate", "ram": "unavailable"} and found.idle_watts is None
 
 
 def test_a_counter_for_root_only_says_what_to_type(machine, monkeypatch):
@@ -329,27 +351,27 @@ def test_no_sensor_is_an_estimate_with_its_numbers(machine):
     assert (cpu.source, cpu.tier, cpu.estimated) == ("cpu", "estimate", True)
     assert cpu.joules == pytest.approx(120 * 280 / 128)
     assert "120 CPU s of this process x 280 W TDP / 128 threads" in cpu.note and str(machine.root) in cpu.note
-    assert ram.joules == pytest.approx(2 * 3 / 8 * 30) and "for 2 GiB" in ram.note
+    assert ram.joules is None and "not in the sum: the process holds other models as well" in ram.note
+    assert found.joules == cpu.joules
     assert asdict(found)["assumed"] == {
         "cpu": "AMD EPYC 7763 64-Core Processor",
         "tdp_watts": 280.0,
         "threads": 128,
         "origin": "listed",
         "cpu_seconds": 120.0,
-        "ram_gib": 2.0,
-        "ram_watts": 0.75,
+        "ram_watts": None,
     }
     json.dumps(asdict(found), allow_nan=False)
 
 
 @given(st.floats(0, 1e5), st.floats(0, 1e5))
 def test_an_estimate_of_two_halves_is_that_of_the_whole(one, other):
-    joules = [assume("AMD EPYC 7763", s, None, 8).cpu_joules for s in (one, other, one + other)]
+    joules = [assume("AMD EPYC 7763", s, 8).cpu_joules for s in (one, other, one + other)]
     assert joules[0] + joules[1] == pytest.approx(joules[2])
 
 
 def test_all_threads_busy_draw_the_tdp():
-    assert assume("AMD EPYC 7763", 10 * 128, None, 2).cpu_joules == pytest.approx(10 * 280)
+    assert assume("AMD EPYC 7763", 10 * 128, 2).cpu_joules == pytest.approx(10 * 280)
 
 
 def test_the_table_of_processors_is_sound():
@@ -382,7 +404,7 @@ def test_processors_are_found_by_their_model_name(name, watts, threads):
 @pytest.mark.parametrize("name", ["", "aarch64", "AMD Ryzen 9 7950X3D 16-Core Processor", "Intel(R) Xeon(R) CPU"])
 def test_an_unknown_processor_is_four_watts_a_thread(name, machine):
     assert processor(name) is None
-    found = assume(name, 10, None, 8)
+    found = assume(name, 10, 8)
     assert (found.tdp_watts, found.threads, found.origin) == (32, 8, "unknown")
     assert found.cpu_joules == pytest.approx(40)
     unknown = machine.sensors(machine=lambda: {"cpu": name, "accelerators": []})
@@ -390,16 +412,24 @@ def test_an_unknown_processor_is_four_watts_a_thread(name, machine):
 
 
 def test_a_family_is_called_typical_and_what_is_given_goes_first(machine):
-    assert assume("AMD EPYC", 1, None, 2).origin == "typical"
-    found = assume("AMD EPYC", 10, 4.0, 2, tdp_watts=100, threads=20, ram_watts=3)
+    assert assume("AMD EPYC", 1, 2).origin == "typical"
+    found = assume("AMD EPYC", 10, 2, tdp_watts=100, threads=20, ram_watts=3)
     assert (found.tdp_watts, found.threads, found.origin, found.ram_watts) == (100, 20, "given", 3)
-    given = machine.sensors(tdp_watts=100, threads=20, ram_watts=3, resident=lambda: None)
+    given = machine.sensors(tdp_watts=100, threads=20, ram_watts=3)
     assert energy(lambda: machine.pass_(1, cpu=2), 10, sensors=given).joules == pytest.approx(20 * 5 + 30)
 
 
-def test_memory_that_the_system_does_not_tell_is_not_a_silent_zero(machine):
-    found = energy(lambda: machine.pass_(1, cpu=1), 5, sensors=machine.sensors(resident=lambda: None))
-    assert found.parts[1].joules is None and tiers(found)["ram"] == "unavailable"
+def test_what_another_model_in_the_process_holds_costs_nothing():
+    """The same work beside 100 MB of somebody else's is the same estimate for the same CPU seconds."""
+    import numpy as np
+
+    sensors = Sensors(powercap=Path("/nowhere"), gpu=False)
+    alone = energy(lambda: sum(range(1000)), 0.05, idle=False, sensors=sensors)
+    other = np.ones(12_500_000)
+    beside = energy(lambda: sum(range(1000)), 0.05, idle=False, sensors=sensors)
+    assert len(other) and tiers(alone) == tiers(beside) == {"cpu": "estimate", "ram": "unavailable"}
+    for found in (alone, beside):
+        assert found.joules == pytest.approx(found.assumed.cpu_joules)
 
 
 def test_this_machine_has_an_answer():
@@ -423,9 +453,9 @@ def test_gpu_and_processor_are_added_up(machine):
 def test_a_counted_gpu_goes_with_an_estimated_processor(machine):
     machine.boards.append(board(name=b"V100"))
     found = energy(lambda: machine.pass_(2, cpu=2), 30, sensors=machine.sensors(nvml=lambda: FakeNvml(machine.boards)))
-    assert tiers(found) == {"cpu": "estimate", "ram": "estimate", "gpu 0 (V100)": "nvml"}
+    assert tiers(found) == {"cpu": "estimate", "ram": "unavailable", "gpu 0 (V100)": "nvml"}
     assert found.estimated and found.idle_watts == pytest.approx(70)
-    assert found.joules == pytest.approx(30 * 280 / 128 + 0.75 * 30 + 30 * 230)
+    assert found.joules == pytest.approx(30 * 280 / 128 + 30 * 230)
 
 
 @pytest.mark.parametrize(
@@ -536,7 +566,7 @@ def test_codecarbon_that_fails_leaves_an_estimate(machine, monkeypatch):
     fake_codecarbon(monkeypatch, works=False)
     with_gpu = machine.sensors(machine=lambda: {"cpu": "AMD EPYC 7763", "accelerators": ["H100"]})
     found = energy(lambda: machine.pass_(1, cpu=1), 10, tier="codecarbon", sensors=with_gpu)
-    assert tiers(found) == {"cpu": "estimate", "ram": "estimate", "gpu": "unavailable"}
+    assert tiers(found) == {"cpu": "estimate", "ram": "unavailable", "gpu": "unavailable"}
     assert found.parts[0].note.startswith("codecarbon gave no result; 10 CPU s")
 
 
@@ -576,7 +606,7 @@ def test_the_counted_is_not_compared_with_the_estimated(machine, tmp_path):
     estimated = energy(lambda: machine.pass_(1, cpu=1), 10, sensors=machine.sensors())
     machine.zone("intel-rapl:0", "package-0", watts=100)
     counted = energy(lambda: machine.pass_(1), 10, sensors=machine.sensors())
-    with pytest.raises(ValueError, match=r"energy is cpu package-0 by rapl, the other's cpu by estimate, ram by estim"):
+    with pytest.raises(ValueError, match=r"energy is cpu package-0 by rapl, the other's cpu by estimate, ram by unav"):
         times_less(counted, estimated)
     with_idle_in_it = energy(lambda: machine.pass_(1), 10, False, sensors=machine.sensors())
     with pytest.raises(ValueError, match="the same idle for both"):

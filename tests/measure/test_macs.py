@@ -151,3 +151,11 @@ def test_what_does_not_run_in_torch_is_refused():
         macs.average(Elsewhere(), ["a"])
     with pytest.raises(ValueError, match="no examples"):
         macs.average(Elsewhere(), [])
+
+
+@pytest.mark.parametrize("leading", [(4,), (2, 3)])
+def test_a_bilinear_layer_is_two_products(leading):
+    layer, first, second = torch.nn.Bilinear(8, 6, 5), torch.randn(*leading, 8), torch.randn(*leading, 6)
+    rows = first.numel() // 8
+    with torch.inference_mode():
+        assert macs.count(lambda: layer(first, second)) == rows * 5 * (8 * 6 + 6)

@@ -57,10 +57,15 @@ def test_a_report_has_all_its_parts(tmp_path):
         assert {"parameters", "bytes", "macs", "latency_ms", "throughput_per_s", "engine"} <= set(one)
         assert one["quality"]["value"] == score and one["quality"]["metric"] == "accuracy"
         assert one["quality"]["low"] < score <= one["quality"]["high"]
-        assert set(one["latency_ms"]) == {"p50", "p99"} and one["throughput_per_s"] > 0
+        ends = {f"{p}{end}" for p in ("p50", "p99") for end in ("", "_low", "_high")}
+        assert set(one["latency_ms"]) == ends and one["latency_ms"]["p50_low"] is None  # of two rounds
+        assert one["throughput_interval"]["low"] <= one["throughput_per_s"] <= one["throughput_interval"]["high"]
     assert (base["engine"], small["engine"]) == ("truth", "wrong once")
     assert small["label_loyalty"] == 7 / 8 and 0 < small["probability_loyalty"] < 1 and small["loyalty_base"] == 2
     assert set(small["faster"]) == {"latency", "throughput", "latency_cpu", "throughput_cpu"}
+    assert set(small["faster_interval"]) == set(small["faster"])
+    low, high = (small["faster_interval"]["throughput"][end] for end in ("low", "high"))
+    assert low <= small["faster"]["throughput"] <= high
     assert "label_loyalty" not in base
     assert json.loads(json.dumps(report)) == report
 

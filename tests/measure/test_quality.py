@@ -86,3 +86,13 @@ def test_what_cannot_be_scored_is_refused():
         quality(pearson, np.ones((5, 1)), np.arange(5.0))
     with pytest.raises(ValueError, match="at least one labelled example"):
         wilson(0, 0)
+
+
+@pytest.mark.parametrize("nats", [1e4, float("nan")])
+def test_a_score_that_is_no_number_is_an_error(nats):
+    """A perplexity that overflows is a broken model's, not a figure; JSON could not say it either."""
+    from gossamer.task import CausalLM
+
+    answers = [np.array([[nats, 1.0]]), np.array([[nats, 2.0]])]
+    with pytest.raises(ValueError, match=r"expected a finite number|are not numbers"), np.errstate(over="ignore"):
+        quality(CausalLM(), answers, None)

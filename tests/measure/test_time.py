@@ -5,7 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.measure.sample import chosen, spread
-from gossamer.measure.time import Clock, Lap, Schedule, Speed, Work, faster, interleave, quantile, ratio, speeds
+from gossamer.measure.time import (
+    Clock,
+    Lap,
+    Schedule,
+    Speed,
+    Work,
+    faster,
+    faster_interval,
+    interleave,
+    intervals,
+    quantile,
+    ratio,
+    speeds,
+)
 
 TEXTS = [f"text {i}" for i in range(10)]
 
@@ -46,15 +59,20 @@ def test_steady_predictors_are_timed_exactly():
     schedule = Schedule(batch_size=4, singles=30, burst=10, pool=8, rounds=3)
     found = speeds(predictors, TEXTS, schedule=schedule, clock=hands.clock)
     slow = found["slow"].summary()
-    assert slow["latency_ms"] == pytest.approx({"p50": 10, "p99": 10})
+    same = {"p50": 10, "p50_low": 10, "p50_high": 10, "p99": 10, "p99_low": 10, "p99_high": 10}
+    assert slow["latency_ms"] == pytest.approx(same)
+    assert slow["throughput_interval"] == pytest.approx({"low": 100, "high": 100})
     assert slow["throughput_per_s"] == pytest.approx(100)
     spread = slow["timed"].pop("latency_quantiles_ms")
     assert slow["timed"] == {"singles": 30, "passes": 3} and spread == pytest.approx([10] * 21)
-    assert slow["cpu"]["latency_ms"] == pytest.approx({"p50": 20, "p99": 20})
+    assert slow["cpu"]["latency_ms"] == pytest.approx(dict.fromkeys(same, 20))
     assert slow["cpu"]["throughput_per_s"] == pytest.approx(50)
     assert faster(found["slow"], found["fast"]) == pytest.approx(
         {"latency": 5, "throughput": 5, "latency_cpu": 10, "throughput_cpu": 10}
     )
+    ends = faster_interval(found["slow"], found["fast"])
+    assert ends["latency"] == pytest.approx({"low": 5, "high": 5})
+    assert ends["throughput_cpu"] == pytest.approx({"low": 10, "high": 10})
     assert {len(one.singles) for one in found.values()} == {30}
     assert {len(one.passes) for one in found.values()} == {3}
 
@@ -157,3 +175,56 @@ def test_garbage_collection_is_left_as_it_was():
     work = Work(lambda i: seen.append(gc.isenabled()), lambda: None)
     interleave({"a": work}, 1, 1, Schedule(), Hands().clock)
     assert seen == [False] and gc.isenabled()
+
+
+def laps(*seconds):
+    return tuple(Lap(s, s) for s in seconds)
+
+
+def test_intervals_hold_what_they_are_of_and_a_few_rounds_span_all_of_them():
+    singles = laps(*(0.01 * (1 + i % 5) for i in range(200)))
+    speed = Speed(singles, laps(1.0, 1.5, 2.0, 2.5, 3.0), 60, burst=10)
+    found = speed.summary()
+    assert found["throughput_per_s"] == 30 and found["throughput_interval"] == pytest.approx({"low": 20, "high": 60})
+    latency = found["latency_ms"]
+    assert latency["p50_low"] <= latency["p50"] <= latency["p50_high"] <= latency["p99_high"] <= 50 * (1 + 1e-9)
+    assert set(found["cpu"]) == {"latency_ms", "throughput_per_s", "throughput_interval"}
+
+
+def test_the_interval_of_a_ratio_is_of_pairs_and_knows_no_weather():
+    weather = [1, 1, 3, 3, 3, 9]
+    slow, fast = (Speed(laps(*(work * w for w in weather)), laps(*(work * w for w in weather)), 8) for work in (4, 1))
+    assert all(ends == pytest.approx({"low": 4, "high": 4}) for ends in faster_interval(slow, fast).values())
+    assert slow.summary()["throughput_interval"]["low"] < slow.summary()["throughput_interval"]["high"]
+
+
+def test_two_rounds_have_no_interval():
+    speed = Speed(laps(1, 2), laps(1, 2), 8)
+    assert speed.summary()["throughput_interval"] is None and speed.summary()["latency_ms"]["p50_low"] is None
+    assert set(faster_interval(speed, speed).values()) == {None} and intervals([], 1, (50,)) is None
+
+
+def test_rounds_not_laps_are_drawn():
+    """Ten laps of a round that share its weather say no more than one of them."""
+    rounds = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    once = intervals(rounds, 1, (50,))
+    often = intervals([value for value in rounds for _ in range(10)], 10, (50,))
+    assert often[0] == pytest.approx(once[0], abs=0.5)
+    as_if_independent = intervals([value for value in rounds for _ in range(10)], 1, (50,))
+    assert as_if_independent[0]["high"] - as_if_independent[0]["low"] < often[0]["high"] - often[0]["low"]
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=7, max_size=7), st.integers(1, 2))
+def test_an_interval_holds_its_figure_even_with_a_short_last_round(values, burst):
+    for percent, ends in zip((50, 99), intervals(values, burst, (50, 99)), strict=True):
+        assert ends["low"] <= quantile(values, percent) <= ends["high"]
+
+
+def test_the_interval_of_a_median_covers_it_about_as_often_as_it_says():
+    import numpy as np
+
+    chance, inside = np.random.default_rng(1), 0
+    for _ in range(200):
+        ends = intervals(chance.normal(10, 1, 15).tolist(), 1, (50,))[0]
+        inside += ends["low"] <= 10 <= ends["high"]
+    assert 0.9 <= inside / 200 <= 1

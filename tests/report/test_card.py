@@ -1,8 +1,9 @@
 import json
+import math
 
 import pytest
 
-from gossamer.report.card import card, is_hub_id, write
+from gossamer.report.card import card, escaped, how, is_hub_id, write
 
 
 def front_matter(text):
@@ -98,3 +99,49 @@ def test_the_pythons_in_it_are_python(report, tmp_path):
 
     for block in card(report, tmp_path).split("```python\n")[1:]:
         ast.parse(block.split("```")[0])
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "said"),
+    [
+        ("text-classification", "accuracy", "accuracy over all of them, with a 95 % interval (Wilson's score"),
+        ("text-regression", "pearson", "pearson over all of them, with a 95 % interval (Fisher's z"),
+        ("sentence-embedding", "spearman", "spearman over all of them, with a 95 % interval (Fisher's z"),
+        ("masked-lm", "perplexity", "perplexity over all of them, with a 95 % interval (percentile bootstrap"),
+        ("question-answering", "f1", "f1 over all of them, with a 95 % interval (percentile bootstrap"),
+    ],
+)
+def test_the_interval_is_called_by_its_method(report, task, metric, said):
+    report["task"] = task
+    report["compressed"]["quality"]["metric"] = metric
+    found = "\n".join(how(report))
+    assert said in found
+    assert sum(word in found for word in ("Wilson", "Fisher", "bootstrap over the texts")) == 1
+
+
+def test_times_say_how_their_intervals_came_about_and_whose_cpu_time_it_is(report):
+    found = "\n".join(how(report))
+    assert "percentile bootstrap over rounds" in found and "CPU time is that of all threads together" in found
+    report["timing"]["threads"] = 1
+    assert "CPU time is that of one thread" in "\n".join(how(report))
+    report["compressed"]["loyalty_base"] = math.e
+    assert "sqrt(JSD) to base e " in "\n".join(how(report))
+
+
+def test_what_users_wrote_is_shown_and_does_nothing(report, tmp_path):
+    nasty = "<script>x</script> | ``` [a](b) **b** www.a.b \n# head"
+    report["data"]["name"] = report["recipe"] = report["hardware"]["cpu"] = nasty
+    report["compressed"]["engine"] = "<b>|"
+    text = card(report, tmp_path, name="<img src=x>")
+    body = text.split("---\n", 2)[2]
+    outside = body.replace(f"````\n{nasty}\n````", "")
+    assert outside != body and "<script" not in outside.replace("\\<", "") and "# \\<img src=x\\>" in outside
+    assert "\n# head" not in outside and "\\*\\*b\\*\\*" in outside and "this model (\\<b>\\|)" in outside
+    md = pytest.importorskip("markdown_it").MarkdownIt("js-default").enable("table")
+    page = md.render(body)
+    assert "<script" not in page and "<img" not in page and 'href="b"' not in page
+
+
+def test_the_page_and_the_card_do_not_escape_twice(report):
+    report["data"]["name"] = "a_b*c"
+    assert "**Data**: a_b*c, the" in how(report)[0] and "a_b\\*c" in escaped("a_b*c")

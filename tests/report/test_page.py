@@ -124,7 +124,7 @@ def test_what_was_asked_for_is_shown_and_told(full: dict[str, Any]) -> None:
     for said in (
         "Under disturbed texts", "79.5 %", "77.0 %", "6.1 %", "(the answer should change)", "40.0 %", "-2.5 points",
         "12 J, estimated", "10.0x less", "6.9 % (McNemar p = 0.44)", "0.031", "0.052", "0.830",
-        "estimate (15 W a core)", "12.0 g CO2 for a million texts at 475 g/kWh (world)",
+        "estimate (15 W a core)", "12.0 g CO2 for a million texts at 475 g/kWh (world, the average of 2018)",
         "typos, negation; 200 texts, seed 0", "70 %", "1.20 s", "90.0 MB",
     ):  # fmt: skip
         assert said in text, said
@@ -227,3 +227,31 @@ def test_a_browser_draws_it(full: dict[str, Any], tmp_path: Path, width: int) ->
     assert found, done.stdout[:500]
     assert int(found[1]) <= int(found[2]), "nothing sticks out"
     assert int(found[3]) == 2 and found[4] == "true"
+
+
+def test_heroes_say_what_got_worse_in_words(full: dict[str, Any]) -> None:
+    full["compressed"] |= {"bytes": 200_000_000}
+    full["compressed"]["faster"] |= {"latency": 0.213, "throughput": 1.0}
+    text = page.render(full)
+    for number, word in (("2.18x", "larger"), ("4.69x", "slower at batch 1"), ("same", "speed at batch 32")):
+        assert f"<b>{number}</b><span>{word}</span>" in text
+    assert "0.213x" not in text
+
+
+def test_names_on_the_page_are_there_and_differ(full: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    full["compressed"]["model"] = "."
+    assert f"<title>{tmp_path.name}: measured" in page.render(full)
+    full["compressed"]["model"] = "runs/a/final"
+    full["others"] = [full["compressed"] | {"model": "runs/b/final"}]
+    text = page.render(full)
+    assert "</span>a/final<br>" in text and "</span>b/final<br>" in text
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_number_costs_no_page(full: dict[str, Any], value: float) -> None:
+    full["compressed"]["quality"] = {"value": value, "metric": "perplexity", "low": value, "high": value}
+    full["compressed"]["latency_ms"] = {"p50": value, "p99": value}
+    text = page.render(full)
+    assert "no quality: ValueError: found" in text and "no latency_ms: ValueError: found" in text
+    assert "inf ms" not in text and "nan ms" not in text

@@ -3,7 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from gossamer.report import digits, failures, rows, short, show, verdicts
+from gossamer.measure.quality import wilson
+from gossamer.report import digits, failures, names, percent, points, rows, share, short, show, verdicts
 
 
 def printed(report, width=140):
@@ -65,7 +66,7 @@ def test_the_table_says_what_is_better(report):
     assert "baseline" in text and "compressed" in text and "ratio" in text and "onnxruntime" in text
     wanted = (
         "runs/small: 6.03x smaller, 10.1x faster at batch 1, 6.25x faster at batch 32, "
-        "accuracy -0.4 points, inside the baseline's 95 % interval."
+        "accuracy -0.4 points (not paired: its own 95 % interval overlaps the baseline's)."
     )
     assert verdicts(report) == [wanted]
     assert wanted in " ".join(text.split())
@@ -78,7 +79,7 @@ def test_what_got_worse_is_said_too(report):
     assert line(report, "multiply-acc").against == ("same",)
     assert line(report, "layers run").against == ("-",)
     assert verdicts(report)[0].startswith("runs/small: 2.00x larger, 2.00x slower at batch 1, 6.25x faster")
-    assert "accuracy -11.4 points, outside" in verdicts(report)[0]
+    assert "accuracy -11.4 points (not paired: its own 95 % interval does not overlap" in verdicts(report)[0]
 
 
 def test_no_change_is_said_as_such(report):
@@ -135,3 +136,77 @@ def test_short_numbers(number, text):
 def test_short_bytes_and_digits():
     assert short(15_200_000, "B") == "15.2 MB" and short(12, "B") == "12 B"
     assert [digits(x) for x in (0.0912, 5.728, 22.71, 431.2, 9.996)] == ["0.091", "5.73", "22.7", "431", "10.0"]
+
+
+def test_small_figures_do_not_vanish():
+    assert [short(x, "J") for x in (0.4, 1.4, 0.0123, 4.2e-5, 0, 12.0)] == [
+        "400 mJ", "1.40 J", "12.3 mJ", "42.0 µJ", "0 J", "12 J",
+    ]  # fmt: skip
+    assert [share(x) for x in (0.931, 0.0004, 0.00432, 0.9996, 0.99996, 0.0, 1.0, None)] == [
+        "0.931", "0.0004", "0.0043", "0.9996", "0.99996", "0.000", "1.000", "-",
+    ]  # fmt: skip
+    assert [percent(x) for x in (0.069, 0.0004, 0.9996, 0, 1)] == ["6.9 %", "0.04 %", "99.96 %", "0.0 %", "100.0 %"]
+    assert [points(x) for x in (-0.018, -0.0004, 0, 0.0203)] == ["-1.8", "-0.04", "+0.0", "+2.0"]
+    assert digits(0.0004) == "0.0004"
+
+
+def test_small_figures_are_told_in_the_table(report):
+    report["compressed"] |= {"fidelity": {"teacher_student": 0.0004}, "label_loyalty": 0.9996}
+    assert line(report, "predictive KL").cells == ("-", "0.0004")
+    assert line(report, "label loyalty").cells == ("-", "0.9996")
+
+
+def test_the_verdict_trusts_the_paired_test(report):
+    """21 answers of 1155 lost and none won is no chance, though the two intervals overlap."""
+    flips = {"changed": 21 / 1155, "examples": 1155, "bad": 21, "good": 0, "test": {"p": 9.5367e-07}}
+    for side, right in (("baseline", 960), ("compressed", 939)):
+        low, high = wilson(right, 1155)
+        report[side]["quality"] = {"value": right / 1155, "metric": "accuracy", "low": low, "high": high}
+    report["compressed"]["churn"] = flips
+    said = verdicts(report)[0]
+    assert said.endswith("accuracy -1.8 points (McNemar p = 9.5e-07).") and "interval" not in said
+    report["compressed"]["churn"]["test"] = None  # no labels
+    assert "(not paired: its own 95 % interval overlaps the baseline's)" in verdicts(report)[0]
+
+
+def test_another_metric_has_no_test_of_right_and_wrong_words(report):
+    for side in ("baseline", "compressed"):
+        report[side]["quality"] |= {"metric": "f1"}
+    report["compressed"]["churn"] = {"changed": 0.1, "test": {"p": 0.01}}
+    assert "f1 -0.004 (not paired" in verdicts(report)[0]
+
+
+def test_times_have_their_intervals(report):
+    report["baseline"]["latency_ms"] |= {"p50_low": 9.0, "p50_high": 9.5, "p99_low": 13.0, "p99_high": 16.0}
+    report["compressed"] |= {
+        "throughput_interval": {"low": 520.0, "high": 560.0},
+        "faster_interval": {"latency": {"low": 9.8, "high": 10.4}, "throughput": None},
+    }
+    found = line(report, "latency at batch 1, p50 [95 % interval]")
+    assert found.cells == ("9.21 ms [9.00, 9.50]", "0.912 ms") and found.against == ("10.1x faster [9.80, 10.4]",)
+    assert line(report, "latency at batch 1, p99").cells[0] == "14.9 ms [13.0, 16.0]"
+    assert line(report, "texts per second at batch 32 [95 % interval]").cells == ("86.4", "540 [520, 560]")
+    report["compressed"]["faster"]["latency"] = 0.25
+    report["compressed"]["faster_interval"]["latency"] = {"low": 0.2, "high": 0.5}
+    assert line(report, "latency at batch 1, p50").against == ("4.00x slower [2.00, 5.00]",)
+    assert "4.00x slower at batch 1" in verdicts(report)[0]
+
+
+def test_names_tell_models_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert names(["."]) == [tmp_path.name] and names([".."]) == [tmp_path.parent.name]
+    assert names(["runs/a/final", "runs/b/final"]) == ["a/final", "b/final"]
+    assert names(["runs/a/x/final", "runs/b/x/final", "other"]) == ["a/x/final", "b/x/final", "other"]
+    assert names(["final", "runs/final"]) == ["final", "runs/final"]
+    assert names(["one", "one"]) == ["one (1)", "one (2)"] and names(["owner/model", "small"]) == ["model", "small"]
+    assert names(["/"]) == ["/"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_is_no_number_is_a_gap_with_a_reason(report, value):
+    report["compressed"]["quality"] = {"value": value, "metric": "accuracy", "low": 0.1, "high": value}
+    assert line(report, "accuracy").cells == ("81.4 % [79.9, 82.9]", "-")
+    assert failures(report) == [
+        f"runs/small: no quality: ValueError: found {value} in quality.value, expected a finite number"
+    ]
+    assert "accuracy" not in verdicts(report)[0] and "quality.value" in " ".join(printed(report).split())

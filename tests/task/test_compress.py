@@ -16,9 +16,9 @@ from gossamer.measure import Schedule, measure
 from gossamer.promise import Promise, judge
 from gossamer.report import failures, rows, table
 from gossamer.report.card import card
-from gossamer.task import TASKS
+from gossamer.task import TASKS, of_model
 from gossamer.train import drive
-from tests import small
+from tests import small, tiny
 from tests.task.test_every_task import alike, asked
 
 KINDS = [task.kind for task in TASKS]
@@ -69,6 +69,22 @@ def test_a_model_becomes_smaller_and_its_report_stands(kind, made, world):
     assert one.task.auto in page and kind in page
 
 
+@pytest.mark.parametrize("kind", ["token-classification", "question-answering", "masked-lm"])
+def test_a_model_without_a_head_is_to_be_fine_tuned_first(kind, world, tmp_path):
+    one = world(kind)
+    bare = tiny.build("bert", "base", vocab_size=100)
+    bare.save_pretrained(tmp_path / "bare")
+    one.tokenizer.save_pretrained(tmp_path / "bare")
+    model, _, ready = pipeline.opened(str(tmp_path / "bare"), one.data)
+    assert not ready and type(model).__name__ == type(one.model).__name__
+    assert of_model(model.config.to_dict() | {"architectures": [type(model).__name__]}) == one.task
+    plan = pipeline.compress(
+        str(tmp_path / "bare"), "Int8()", data=one.folder / "data", out=tmp_path / "out", task=kind, dry_run=True
+    )
+    assert plan["stages"][0]["stage"] == "fine-tune"
+    assert plan["settings"]["task"] == kind
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_measured_again_by_what_it_was_made_for(kind, made, world):
     out, _ = made(kind)
@@ -101,7 +117,7 @@ def test_predict_answers_in_the_words_of_the_task(kind, made, world, tmp_path):
     words = {
         "text-classification": {"label", "score"}, "text-regression": {"value"}, "token-classification": {"tags"},
         "question-answering": {"answer", "start", "score"}, "masked-lm": {"perplexity", "tokens"},
-        "causal-lm": {"perplexity", "tokens"}, "seq2seq": {"text"}, "sentence-embedding": {"similarity"},
+        "causal-lm": {"perplexity", "tokens"}, "seq2seq": {"target"}, "sentence-embedding": {"similarity"},
     }[kind]  # fmt: skip
     assert all(set(answer) == words for answer in answers)
     if kind == "token-classification":

@@ -99,7 +99,7 @@ def test_answers_are_the_same_alone_in_batches_and_by_transformers(kind, world):
     for i in range(len(texts)):
         alone = predictor.logits([texts[i]], None if pairs is None else [pairs[i]])
         assert alike(alone[0], together[i])
-    plain = eager(one.folder / "model")
+    plain = eager(one.folder / "model", None)
     assert all(alike(a, b) for a, b in zip(plain.logits(texts, pairs, batch_size=5), together, strict=True))
     told = [json.dumps(answer) for answer in predictor(texts, pairs)]
     assert told == [json.dumps(one.task.told(answer)) for answer in predictor.logits(texts, pairs)]

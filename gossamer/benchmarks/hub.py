@@ -1,0 +1,95 @@
+"""GLUE and SQuAD from the hub, where there is a network: the same examples as in the official files, in their order.
+
+`--data nyu-mll/glue`, `--data rajpurkar/squad` and `--data rajpurkar/squad_v2`, or copies of them with the same
+columns. The other benchmarks are read from their official files alone.
+"""
+
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.data import Split
+
+if TYPE_CHECKING:
+    from .glue import Task
+    from .squad import Question
+
+ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+GLUE = {  # of each task its configuration, the columns of its texts and what follows the name of a split
+    "CoLA": ("cola", ("sentence",), ""),
+    "SST-2": ("sst2", ("sentence",), ""),
+    "MRPC": ("mrpc", ("sentence1", "sentence2"), ""),
+    "QQP": ("qqp", ("question1", "question2"), ""),
+    "STS-B": ("stsb", ("sentence1", "sentence2"), ""),
+    "MNLI-m": ("mnli", ("premise", "hypothesis"), "_matched"),
+    "MNLI-mm": ("mnli", ("premise", "hypothesis"), "_mismatched"),
+    "QNLI": ("qnli", ("question", "sentence"), ""),
+    "RTE": ("rte", ("sentence1", "sentence2"), ""),
+    "WNLI": ("wnli", ("sentence1", "sentence2"), ""),
+    "AX": ("ax", ("premise", "hypothesis"), ""),
+}
+SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+
+def is_id(source: Path) -> bool:
+    """Whether this may be a hub id: two names, owner/name, and nothing of that name on the disk."""
+    return ID.fullmatch(str(source)) is not None and not source.exists()
+
+
+def glue(task: "Task", source: str, part: str) -> Split:
+    """One part of a task of GLUE.  Labels are None where they are -1, as in the tests.
+
+    Raises ValueError: `datasets` is not installed, what the hub says, a split or column that is not there, a label that
+    the task has not.
+    """
+    if task.name not in GLUE:
+        raise ValueError(f"{task.name} is not read from the hub; give the folder of its official files")
+    configuration, columns, ending = GLUE[task.name]
+    split = SPLITS.get(part, part) + ("" if part == "train" else ending)
+    rows = _table(source, configuration, split, (*columns, "label"))
+    texts = [tuple(str(row[column]) for row in rows) for column in columns]
+    cells = [row["label"] for row in rows]
+    pairs = texts[1] if len(texts) > 1 else None
+    if task.labels is None:
+        told = None if part == "test" else tuple(float(cell) for cell in cells)
+        return Split(texts[0], pairs, told)
+    names = getattr(rows.features.get("label"), "names", None) or task.labels
+    by_name = set(names) == set(task.labels)  # else by number, as in negative and positive for 0 and 1
+    if all(cell == -1 for cell in cells):
+        return Split(texts[0], pairs, None)
+    if strange := [cell for cell in cells if cell not in range(len(task.labels))]:
+        raise ValueError(f"{source} {split}: the label {strange[0]!r}, expected 0 to {len(task.labels) - 1}")
+    return Split(texts[0], pairs, tuple(task.labels.index(names[cell]) if by_name else int(cell) for cell in cells))
+
+
+def squad(source: str) -> "tuple[Question, ...]":
+    """The questions of the dev of SQuAD. Raises ValueError as `glue` does."""
+    from .squad import Question
+
+    found = []
+    for row in _table(source, None, "validation", ("id", "question", "context", "answers")):
+        answers = tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True))
+        found.append(Question(row["id"], row["question"], row["context"], answers, impossible=not answers))
+    return tuple(found)
+
+
+def _table(source: str, configuration: str | None, split: str, columns: tuple[str, ...]) -> Any:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise ValueError(
+            f"no file or folder '{source}'; if it is a data set of the hub, its reader is missing: "
+            'pip install "gossamer[hub]"'
+        ) from error
+    try:
+        found = datasets.load_dataset(source, configuration)
+    except Exception as error:  # whatever datasets or the network raise, the user sees what was asked for
+        raise ValueError(f"no file or folder '{source}', and the hub answered: {error}") from error
+    if split not in found:
+        raise ValueError(f"{source} has the splits {', '.join(found)}; expected {split}")
+    if lacking := [column for column in columns if column not in found[split].column_names]:
+        raise ValueError(
+            f"{source} {split} has no column '{lacking[0]}'; it has: {', '.join(map(repr, found[split].column_names))}"
+        )
+    return found[split]
