@@ -283,7 +283,8 @@ def main() -> None:
 Written by `python benchmarks/tasks.py`. Each model was compressed by `Int8()` and measured beside itself as
 transformers runs it (eager, fp32), in one run. Fine-tuning took at most {options.steps} steps of 32 texts (six times as
 many for seq2seq, less than half as many for masked-lm), so the figures before are not what such a model can reach; what
-counts here is the step from before to after. Perplexity is better when it is lower. Text and pair classification are in [spine.md](spine.md),
+counts here is the step from before to after. Perplexity is better when it is lower. Text and pair classification are
+in [spine.md](spine.md),
 [glue.md](glue.md) and [measure.md](measure.md).
 
 | {" | ".join(heads)} |

@@ -342,6 +342,10 @@ def predict(
     from gossamer.data import columns_of, lines
     from gossamer.engines import load
 
+    if source != "-" and not Path(source).expanduser().exists():  # a wrong name costs no loading
+        from gossamer.sources import absent
+
+        raise absent(Path(source))
     with writing(output, force) as stream:
         answer = load(artefact)
         columns = columns_of(answer.task.kind, text, pair, None)

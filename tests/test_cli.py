@@ -34,6 +34,11 @@ def alone(*args: str, before: str = "", **more: Any) -> subprocess.CompletedProc
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, **more)
 
 
+def OWN(*names: Any) -> tuple[None, str, str, None]:
+    """The columns of a classification."""
+    return None, "text", "text_pair", None
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Puts a module of the given names in place of gossamer.<name>."""
@@ -130,12 +135,12 @@ def test_compress_passes_everything_on(calls: list[Any], tmp_path: Path) -> None
     assert done.exit_code == 0 and done.stdout == f"table of text-classification\nartefact: {out}\n"
     plain = dict(teacher=None, seed=0, max_steps=None, minutes=None)
     plain |= dict(resume=False, dry_run=False, autocast="auto", report_to=None)
-    columns = dict(text="text", pair="text_pair", label="label", progress=None)
+    columns = dict(text="", pair="", label="", task=None, progress=None)
     assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **plain, **columns))
     more = "--teacher t --seed 3 --max-steps 5 --minutes 9.5 --resume --text a --pair b --label c --no-autocast"
-    more += " --report-to wandb"
+    more += " --report-to wandb --task text-regression"
     run("compress", "model", "--data", "d.csv", "--recipe", "A", "--out", str(out), *more.split())
-    columns = dict(text="a", pair="b", label="c", progress=None)
+    columns = dict(text="a", pair="b", label="c", task="text-regression", progress=None)
     given = dict(teacher="t", seed=3, max_steps=5, minutes=9.5)
     given |= dict(resume=True, dry_run=False, autocast=False, report_to="wandb")
     assert calls.pop() == (("model", "<A>"), dict(data="d.csv", out=out, **given, **columns))
@@ -347,6 +352,7 @@ def engine(fake: Fake) -> SimpleNamespace:
             raise ValueError("found bad, expected good")
         return [{"label": "long" if len(text) > 3 else "short", "score": 0.5} for text in texts]
 
+    answer.task = SimpleNamespace(kind="text-classification")  # type: ignore[attr-defined]
     fake("engines", load=lambda folder: seen.loaded.append(folder) or answer)
     return seen
 
@@ -384,20 +390,21 @@ def test_a_failed_prediction_leaves_no_file(engine: SimpleNamespace, tmp_path: P
 def test_predict_holds_a_window_not_the_input(engine: SimpleNamespace, fake: Fake) -> None:
     read = 0
 
-    def lines(source: str) -> Iterator[tuple[str, None]]:
+    def lines(source: str, **columns: Any) -> Iterator[tuple[str, None]]:
         nonlocal read
         for i in range(1000):
             read = i + 1
             assert read <= sum(n for n, *_ in engine.windows) + 4 * cli.WINDOW
             yield "text", None
 
-    fake("data", lines=lines)
+    fake("data", lines=lines, columns_of=OWN)
     assert len(run("predict", "folder", "--batch-size", "4").stdout.splitlines()) == 1000 == read
     assert max(n for n, *_ in engine.windows) == 4 * cli.WINDOW and {size for *_, size in engine.windows} == {4}
 
 
 def test_texts_with_and_without_a_pair_are_kept_apart(engine: SimpleNamespace, fake: Fake) -> None:
-    fake("data", lines=lambda source: iter([("a", None), ("b", "c"), ("d", ""), ("e", None)]))
+    rows = [("a", None), ("b", "c"), ("d", ""), ("e", None)]
+    fake("data", lines=lambda source, **columns: iter(rows), columns_of=OWN)
     done = run("predict", "folder", "--echo")
     assert [pairs for _, pairs, _ in engine.windows] == [None, ["c", ""], None]
     assert [json.loads(line).get("text_pair") for line in done.stdout.splitlines()] == [None, "c", "", None]
@@ -406,6 +413,7 @@ def test_texts_with_and_without_a_pair_are_kept_apart(engine: SimpleNamespace, f
 PREDICTS = """
 from types import SimpleNamespace
 answer = lambda texts, pairs=None, batch_size=32: [{"label": "x" * 500} for _ in texts]
+answer.task = SimpleNamespace(kind="text-classification")
 sys.modules["gossamer.engines"] = SimpleNamespace(load=lambda folder: answer)
 """
 
