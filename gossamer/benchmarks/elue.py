@@ -26,7 +26,7 @@ from gossamer.data import Data, Split
 from gossamer.measure.curves import Elue, Point
 
 from . import scores
-from .files import classes, found, table, write_all
+from .files import classes, document, found, table, write, write_all
 from .glue import Metric
 
 if TYPE_CHECKING:
@@ -325,7 +325,8 @@ def submit(
     """Write the files of a submission: TASK.tsv, or TASK_SETTING.tsv, of `index`, tab, `prediction`.
 
     Type 1 declares its costs: they stand in declared.json (the web page asked for them by hand).  Type 2, with `model`,
-    comes with a Python file from which the server counts them.  Exit layers go to TASK_infer_exit_layer[_SETTING].tsv.
+    comes with a Python file from which the server counts them; what a folder's declared.json says of other tasks stays.
+    Exit layers go to TASK_infer_exit_layer[_SETTING].tsv.
     Raises ValueError before anything is written: no runs, a run twice, another number of predictions than the test has
     examples, a class that the task has not, type 1 without costs, a model that is no Python file; files that exist.
     """
@@ -350,11 +351,22 @@ def submit(
     if not declared:
         raise ValueError("no runs to submit; expected at least one")
     if model is None:
-        return write_all(texts | {place / "declared.json": json.dumps(declared, indent=2) + "\n"}, replace)
+        note = place.expanduser() / "declared.json"
+        others = [one for one in _declared(note) if one["file"] not in {one["file"] for one in declared}]
+        written = write_all(texts, replace)
+        return [*written, write(note, json.dumps([*others, *declared], indent=2) + "\n", replace=True)]
     source = Path(model)
     if source.suffix != ".py" or not source.is_file():
         raise ValueError(f"{source} is no Python file; a submission of type 2 comes with the one that builds the model")
     return write_all(texts | {place / source.name: source.read_text(encoding="utf-8")}, replace)
+
+
+def _declared(note: Path) -> list[dict[str, Any]]:
+    """What a folder's declared.json says already, of other tasks.  ValueError: something else."""
+    found = document(note) if note.is_file() else []
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "file" in one for one in found):
+        raise ValueError(f"{note} holds something else than the costs of runs; write into another folder")
+    return found
 
 
 def read_predictions(task: Task, file: str | Path) -> tuple[int | float, ...]:

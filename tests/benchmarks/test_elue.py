@@ -298,6 +298,18 @@ def test_a_submission_of_the_first_type(tmp_path):
     assert len(elue.submit(runs, place, replace=True)) == 5
 
 
+def test_tasks_may_be_submitted_one_by_one(tmp_path):
+    elue.submit([Run(SMALL, [1, 0, 1], 9000.5, 66.9)], tmp_path)
+    elue.submit([Run(replace(STSB, size=2), [1.5, 2.0], 1.0, 2.0)], tmp_path)
+    assert [one["file"] for one in json.loads((tmp_path / "declared.json").read_text())] == ["sst-2.tsv", "sts-b.tsv"]
+    elue.submit([Run(SMALL, [1, 0, 1], 7.0, 66.9)], tmp_path, replace=True)
+    declared = {one["file"]: one["mflops"] for one in json.loads((tmp_path / "declared.json").read_text())}
+    assert declared == {"sts-b.tsv": 1.0, "sst-2.tsv": 7.0}, "what was said of the other task stays"
+    (tmp_path / "declared.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match=r"declared.json holds something else than the costs of runs"):
+        elue.submit([Run(SMALL, [1, 0, 1], 7.0, 66.9)], tmp_path, replace=True)
+
+
 def test_a_submission_of_the_second_type(tmp_path):
     model = tmp_path / "model.py"
     model.write_text("# builds the model\n")
