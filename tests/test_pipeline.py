@@ -58,7 +58,7 @@ def test_a_tuned_model_is_compressed(place: Path, tmp_path: Path) -> None:
     assert report["baseline"]["model"] == str(place / "tuned")
     assert report["compressed"]["bytes"] < report["baseline"]["bytes"]
     for side in ("baseline", "compressed"):
-        assert set(report[side]["quality"]) == {"value", "metric", "low", "high"} and report[side]["macs"] > 0
+        assert set(report[side]["quality"]) == {"value", "metric", "low", "high", "better"} and report[side]["macs"] > 0
     assert 0 <= report["compressed"]["label_loyalty"] <= 1 >= report["compressed"]["probability_loyalty"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"], "nothing else is left"
     check(tmp_path / "out")
