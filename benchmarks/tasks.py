@@ -264,12 +264,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--models", type=Path, default=Path("../shared/models"))
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--only", default=",".join(PARTS), help="run these; others are shown where they are finished")
     options = parser.parse_args()
     rows, absent = [], []
-    for kind in options.only.split(","):
+    wanted = options.only.split(",")
+    for kind, ready in PARTS.items():
+        if kind not in wanted and not (WORK / kind / "report.json").is_file():
+            absent.append(f"- {kind}: not run this time")
+            continue
         try:
-            part = PARTS[kind](options.data, options.models)
+            part = ready(options.data, options.models)
         except Absent as why:
             absent.append(f"- {kind}: {why}")
             continue
