@@ -1,7 +1,8 @@
-"""GLUE and SQuAD from the hub, where there is a network: the same examples as in the official files, in their order.
+"""GLUE, SuperGLUE and SQuAD from the hub, where there is a network: the same examples as in the official files.
 
-`--data nyu-mll/glue`, `--data rajpurkar/squad` and `--data rajpurkar/squad_v2`, or copies of them with the same
-columns. The other benchmarks are read from their official files alone.
+`--data nyu-mll/glue`, `--data aps/super_glue`, `--data rajpurkar/squad` and `--data rajpurkar/squad_v2`, or copies of
+them with the same columns. The other benchmarks, and SuperGLUE's MultiRC and ReCoRD, whose rows the hub has in another
+shape, are read from their official files alone.
 """
 
 import importlib
@@ -14,6 +15,8 @@ from gossamer.data import Split
 if TYPE_CHECKING:
     from .glue import Task
     from .squad import Question
+    from .superglue import Row
+    from .superglue import Task as SuperTask
 
 ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 GLUE = {  # of each task its configuration, the columns of its texts and what follows the name of a split
@@ -29,6 +32,10 @@ GLUE = {  # of each task its configuration, the columns of its texts and what fo
     "WNLI": ("wnli", ("sentence1", "sentence2"), ""),
     "AX": ("ax", ("premise", "hypothesis"), ""),
 }
+SUPERGLUE = {
+    "BoolQ": "boolq", "CB": "cb", "COPA": "copa", "RTE": "rte", "WiC": "wic", "WSC": "wsc", "AX-b": "axb", "AX-g": "axg"
+}  # fmt: skip
+SPANS = ("span1_index", "span1_text", "span2_index", "span2_text")  # of WSC, an object of their own in the file
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
@@ -61,6 +68,27 @@ def glue(task: "Task", source: str, part: str) -> Split:
     if strange := [cell for cell in cells if cell not in range(len(task.labels))]:
         raise ValueError(f"{source} {split}: the label {strange[0]!r}, expected 0 to {len(task.labels) - 1}")
     return Split(texts[0], pairs, tuple(task.labels.index(names[cell]) if by_name else int(cell) for cell in cells))
+
+
+def superglue(task: "SuperTask", source: str, part: str) -> "tuple[Row, ...]":
+    """The rows of one part of a task of SuperGLUE: those of the hub are the objects of the official files, flattened.
+
+    Raises ValueError as `glue` does.
+    """
+    if task.name not in SUPERGLUE:
+        raise ValueError(f"{task.name} is not read from the hub; give the folder of its official files")
+    split = "test" if task.diagnostic else SPLITS.get(part, part)
+    table = _table(source, SUPERGLUE[task.name], split, ("idx", "label"))
+    names = [str(name).lower() for name in getattr(table.features.get("label"), "names", None) or ()]
+    by_name = set(names) == {name.lower() for name in task.labels}
+    found: list[Row] = []
+    for number, row in enumerate(table, 1):
+        record = dict(row) | ({"target": {key: row[key] for key in SPANS}} if task.name == "WSC" else {})
+        cell = record.pop("label")
+        if cell not in (-1, None):
+            record["label"] = names[cell] if by_name else task.labels[cell]
+        found += task.rows(task, record, f"{source} {split}, row {number}")
+    return tuple(found)
 
 
 def squad(source: str) -> "tuple[Question, ...]":

@@ -85,7 +85,7 @@ def benchmark(
     name: see `names`, in any case.  artefact: a folder or a predictor; for squad also a file of predictions, for
     efficientqa a system's folder or its predictions; for glue and superglue a folder with one artefact or result per
     task (`gossamer.benchmarks.average`); for sustainlp a file of entries.  data: the downloaded folder or file, which
-    sustainlp needs none of; for GLUE and SQuAD also a hub id (`gossamer.benchmarks.hub`).  part: dev or
+    sustainlp needs none of; for GLUE, SuperGLUE and SQuAD also a hub id (`gossamer.benchmarks.hub`).  part: dev or
     test; by default what has labels.  labels: the model's names for the task's classes, in the task's order, where the
     two call them otherwise.  submission: a folder for the official file of the test, written only if it is not there or
     with `replace`.  without: tasks to leave out of an average.
@@ -174,10 +174,10 @@ def _superglue(asked: Request) -> dict[str, Any]:
     """A task of SuperGLUE, by a classifier of pairs of texts; `superglue.pairs` says what becomes of each row."""
     task = next(task for task in superglue.TASKS if task.name == asked.name.partition("/")[2])
     chosen = asked.part or ("test" if task.diagnostic else "dev")
-    rows, target = superglue.read(task, asked.files, chosen), asked.submission
+    rows, target = _rows(task, asked.files, chosen), asked.submission
     if target is not None:
         files.free([target / f"{task.name}.jsonl"], asked.replace)
-        test = rows if chosen == "test" else superglue.read(task, asked.files, "test")
+        test = rows if chosen == "test" else _rows(task, asked.files, "test")
     model = predictor(asked.artefact)
 
     def say(rows: Sequence[Any]) -> list[Any]:
@@ -194,6 +194,10 @@ def _superglue(asked: Request) -> dict[str, Any]:
         written = str(files.write(target / f"{task.name}.jsonl", text, asked.replace))
     how = {"how": superglue.HOW[task.name]} if task.name in superglue.HOW else {}
     return _report(asked.name, chosen, len(rows), found) | {"submission": written} | how
+
+
+def _rows(task: Any, place: Path, part: str) -> "Sequence[superglue.Row]":
+    return hub.superglue(task, str(place), part) if hub.is_id(place) else superglue.read(task, place, part)
 
 
 def _average(asked: Request) -> dict[str, Any]:

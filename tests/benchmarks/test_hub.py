@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossamer.benchmarks import glue, hub
+from gossamer.benchmarks import glue, hub, superglue
 from gossamer.benchmarks.run import benchmark
 from gossamer.task import QuestionAnswering
 
@@ -75,6 +75,27 @@ def test_classes_go_by_name_where_the_names_are_the_tasks(online: Any) -> None:
     with pytest.raises(ValueError, match="validation has no column 'sentence'; it has: 'sentence1', 'sentence2'"):
         hub.glue(glue.SST2, "nyu-mll/glue", "dev")
     assert {task.name for task in glue.TASKS} == set(hub.GLUE)
+
+
+def test_tasks_of_superglue(online: Any) -> None:
+    rows = [
+        {"question": "good", "passage": "p", "idx": 0, "label": 1},
+        {"question": "bad", "passage": "p", "idx": 1, "label": 1},
+    ]
+    asked = online({"validation": Table(rows, ["False", "True"])})
+    [first, second] = hub.superglue(superglue.BOOLQ, "aps/super_glue", "dev")
+    assert asked == [("aps/super_glue", "boolq")]
+    assert (first.text, first.pair, first.label, second.idx) == ("good", "p", 1, 1)
+    choice = {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "idx": 0, "label": 1}
+    online({"validation": Table([choice], ["choice1", "choice2"]), "test": Table([choice | {"label": -1}])})
+    assert hub.superglue(superglue.COPA, "aps/super_glue", "dev")[0].label == 1
+    assert hub.superglue(superglue.COPA, "aps/super_glue", "test")[0].label is None
+    mention = {"text": "He saw him", "span1_index": 0, "span1_text": "He", "span2_index": 2, "span2_text": "him"}
+    online({"validation": Table([mention | {"idx": 3, "label": 0}], ["False", "True"])})
+    [row] = hub.superglue(superglue.WSC, "aps/super_glue", "dev")
+    assert (row.idx, row.label) == (3, 0)
+    with pytest.raises(ValueError, match="ReCoRD is not read from the hub; give the folder of its official files"):
+        hub.superglue(superglue.RECORD, "aps/super_glue", "dev")
 
 
 def test_squad(online: Any) -> None:
