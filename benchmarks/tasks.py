@@ -301,8 +301,8 @@ in [spine.md](spine.md),
 {chr(10).join(rows)}
 
 The question answering model has seen a hundredth of SQuAD and hardly separates one passage from the next: rounding
-moves its logits by 6 % of their spread (hidden states keep a cosine of 0.999), and that is enough to choose another passage
-for four questions of ten. With its head left in fp32 it is the same.
+moves its logits by 6 % of their spread (hidden states keep a cosine of 0.999), and that is enough to choose another
+passage for four questions of ten. With its head left in fp32 it is the same.
 Models that run on torch get smaller and, on a processor without integer instructions, slower.
 {chr(10).join(["", "Left out:", "", *absent]) if absent else ""}
 """
