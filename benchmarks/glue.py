@@ -40,7 +40,7 @@ from gossamer.environment import hardware, versions
 from gossamer.measure import curves
 from gossamer.measure.time import Schedule
 from gossamer.pipeline import FineTune, compress
-from gossamer.task import max_length, of
+from gossamer.task import encode, max_length, of
 
 Cells = Sequence[str]
 Rows = list[tuple[str, ...]]
@@ -383,7 +383,7 @@ def exits(part: Part, place: Path, data: Data, folder: Path) -> dict[str, Any]:
     assert split is not None and split.labels is not None
     model, tokenizer = artefact.load(place).eval(), AutoTokenizer.from_pretrained(place)
     kind = of(data)
-    encoded = kind.encode(tokenizer, split, max_length(tokenizer, model.config, LONGEST))
+    encoded = encode(kind, tokenizer, split, max_length(tokenizer, model.config, LONGEST))
     lengths = np.array([len(one["input_ids"]) for one in encoded])
     order = np.argsort(lengths, kind="stable")
     pad = int(tokenizer.pad_token_id)
@@ -423,7 +423,7 @@ def static(part: Part, place: Path, data: Data, scores: dict[str, float], layers
     """The one point of a model that always answers at its end."""
     assert data.test is not None
     tokenizer, config = AutoTokenizer.from_pretrained(place), json.loads((place / "config.json").read_text())
-    encoded = of(data).encode(tokenizer, data.test, max_length(tokenizer, config, LONGEST))
+    encoded = encode(of(data), tokenizer, data.test, max_length(tokenizer, config, LONGEST))
     cost = elue.costs(WIDE, [len(one["input_ids"]) for one in encoded])[layers - 1].mean()
     return told([curves.Point(float(cost), scores["mean"], f"{layers} layers")])
 

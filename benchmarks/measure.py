@@ -152,7 +152,7 @@ FLOPs); random weights, default sizes.
 
 ## The same measurement {options.rounds} times
 
-On one thread, with a quarter of the usual calls; the machine is shared, and other work comes and goes on it. Absolute
+On one thread, with half of the usual calls; the machine is shared, and other work comes and goes on it. Absolute
 figures say little; ratios of work that takes turns say more, and of CPU time on one thread the most. The last column is
 the whole range, from least to most.
 

@@ -339,8 +339,9 @@ def predict(
     force: Force = False,
 ) -> None:
     """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}, or as the task has it."""
-    from gossamer.data import columns_of, lines
+    from gossamer.data import lines
     from gossamer.engines import load
+    from gossamer.formats import columns_of
 
     if source != "-" and not Path(source).expanduser().exists():  # a wrong name costs no loading
         from gossamer.sources import absent

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from gossamer.formats import columns_of
 from gossamer.labels import numbers, passages, some, tags, targets, translation, values
 from gossamer.rows import Record, Rows, decoded, form_of, raw_lines, records, records_in, string
 from gossamer.sources import EMBEDDED, absent, find
@@ -186,16 +187,6 @@ def read(
     data = data.aligned(SNIPPET_CLASSES) if source == EMBEDDED and label is not None else data
     _remark(data)
     return data
-
-
-def columns_of(task: str | None, text: str, pair: str, label: str | None) -> tuple[str | None, str, str, str | None]:
-    """The kind of task where it is more than a class or a number, and its columns where none are named ("")."""
-    from gossamer.task import Classification, Regression, named
-
-    posed = named(task or Classification.kind)
-    own = posed.columns
-    kind = None if posed in (Classification, Regression) else task
-    return kind, text or own[0], pair or own[1], own[2] if label == "" or own[2] is None else label
 
 
 def _labels(

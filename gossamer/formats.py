@@ -1,6 +1,7 @@
-"""Files that one field uses: running text for language models, CoNLL columns for taggers, SQuAD's json for questions.
+"""The columns that each kind of task reads, and files that one field uses.
 
-`records` answers with the same records that `gossamer.rows` makes of csv and jsonl.
+Running text for language models, CoNLL's columns for taggers, SQuAD's json for questions: `records`
+answers with the same records that `gossamer.rows` makes of csv and jsonl.
 """
 
 from collections.abc import Iterator
@@ -9,12 +10,41 @@ from pathlib import Path
 from gossamer.rows import Record, decoded, form_of, raw_lines, records_in
 
 PASSAGE = 2000  # characters: lines of running text are read together up to about so many
+COLUMNS: dict[str, tuple[str, str, str | None]] = {
+    "text-classification": ("text", "text_pair", "label"),
+    "text-regression": ("text", "text_pair", "label"),
+    "token-classification": ("tokens", "", "tags"),
+    "question-answering": ("question", "context", "answers"),
+    "masked-lm": ("text", "", None),
+    "causal-lm": ("text", "", None),
+    "seq2seq": ("text", "", "target"),
+    "sentence-embedding": ("text", "text_pair", "label"),
+}  # of each kind of task its text, its pair ("": it has none) and its label (None: the text is all)
+PLAIN = ("text-classification", "text-regression")  # which of the two it is, labels can say
 RUNNING, TAGGED, ASKED = ("masked-lm", "causal-lm"), ("token-classification",), ("question-answering",)
 SUFFIXES = {
     **dict.fromkeys(RUNNING, (".txt",)),
     **dict.fromkeys(TAGGED, (".conll", ".iob", ".iob2", ".bio", ".txt")),
     **dict.fromkeys(ASKED, (".json",)),
 }
+
+
+def unknown(kind: str) -> ValueError:
+    """The error for a task that is none."""
+    return ValueError(f"no task {kind!r}; expected one of: {', '.join(COLUMNS)}")
+
+
+def columns_of(task: str | None, text: str, pair: str, label: str | None) -> tuple[str | None, str, str, str | None]:
+    """The kind of task where it is more than a class or a number, and its columns where none are named ("").
+
+    Raises:
+        ValueError: no such task.
+    """
+    if task is not None and task not in COLUMNS:
+        raise unknown(task)
+    own = COLUMNS[task or PLAIN[0]]
+    kind = None if task in PLAIN else task
+    return kind, text or own[0], pair or own[1], own[2] if label == "" or own[2] is None else label
 
 
 def special(path: Path, kind: str | None) -> bool:

@@ -19,7 +19,7 @@ from gossamer.data import Data, read
 from gossamer.job import Job, Progress
 from gossamer.loss import Task as TaskLoss
 from gossamer.plan import planned
-from gossamer.task import CausalLM, QuestionAnswering, SentenceEmbedding, Task, max_length, of, of_model
+from gossamer.task import CausalLM, QuestionAnswering, SentenceEmbedding, Task, encode, max_length, of, of_model
 from gossamer.train import Method, Train, drive
 
 log = logging.getLogger(__name__)
@@ -230,8 +230,8 @@ def prepared(base: Any, tokenizer: Any, data: Data, longest: int, work: Path) ->
         raise ValueError(f"{data.name} has no training texts; give a folder with a train file, or one file")
     task = of(data)
     limit = tokenizer.model_max_length = max_length(tokenizer, base.config, longest)
-    train = task.encode(tokenizer, data.train, limit)
-    dev = task.encode(tokenizer, data.dev, limit) if data.dev is not None else []
+    train = encode(task, tokenizer, data.train, limit)
+    dev = encode(task, tokenizer, data.dev, limit) if data.dev is not None else []
     return Job(model=base, teacher=None, task=task, tokenizer=tokenizer, train=train, dev=dev, folder=work)
 
 

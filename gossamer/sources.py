@@ -92,23 +92,31 @@ def _folder(path: Path, text: str, pair: str, label: str | None, kind: str | Non
     return {split: _file(files[0], text, pair, label, kind) for split, files in told.items()}
 
 
-def _hub(source: str, text: str, pair: str, label: str | None, words: bool = False) -> dict[str, Rows]:
-    """The splits of a hub data set, "owner/name" or "owner/name:configuration".
+def fetched(name: str, configuration: str | None, asked: str) -> Any:
+    """The splits of a hub data set as `datasets` has them.
 
-    Raises ValueError: `datasets` is not installed, or what it says about the id; no split of a name that we know.
+    asked: what the user typed.  Raises ValueError: `datasets` is not installed, or what it says about the id.
     """
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise ValueError(
-            f"no file or folder '{source}'; if it is a data set of the hub, its reader is missing: "
+            f"no file or folder '{asked}'; if it is a data set of the hub, its reader is missing: "
             'pip install "gossamer[hub]"'
         ) from error
-    name, _, configuration = source.partition(":")
     try:
-        found = datasets.load_dataset(name, configuration or None)
+        return datasets.load_dataset(name, configuration)
     except Exception as error:  # whatever datasets or the network raise, the user sees what was asked for
-        raise ValueError(f"no file or folder '{source}', and the hub answered: {error}") from error
+        raise ValueError(f"no file or folder '{asked}', and the hub answered: {error}") from error
+
+
+def _hub(source: str, text: str, pair: str, label: str | None, words: bool = False) -> dict[str, Rows]:
+    """The splits of a hub data set, "owner/name" or "owner/name:configuration".
+
+    Raises ValueError: `datasets` is not installed, or what it says about the id; no split of a name that we know.
+    """
+    name, _, configuration = source.partition(":")
+    found = fetched(name, configuration or None, source)
     tables = {SPLITS[split.lower()]: table for split, table in found.items() if split.lower() in SPLITS}
     if not tables:
         raise ValueError(f"{source} has the splits {', '.join(found)}; expected train, validation and test")

@@ -19,13 +19,9 @@ BOUND = {
 BY_EXAMPLE = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 
 
-def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> None:
-    """Install a walk; `stored`, when given, takes the place of the model's layers.
-
-    Raises:
-        ValueError: the family's loop cannot be owned, rows and tokens cannot leave it, or another walk is in the way.
-    """
-    family, name = str(model.config.model_type), type(way).__name__  # type: ignore[union-attr]
+def own(model: nn.Module, name: str) -> None:
+    """Raise ValueError, for whoever has this name, if the loop over the model's layers cannot be owned from outside."""
+    family = str(model.config.model_type)  # type: ignore[union-attr]
     convolution = any(isinstance(m, nn.Conv1d) for m in model.modules())
     if family in BOUND or len(towers(model)) > 1 or convolution:
         reason = BOUND.get(family, "has two loops" if len(towers(model)) > 1 else "convolves after its first layer")
@@ -33,6 +29,16 @@ def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> 
             f"{name} needs to own the loop over the layers, and {family} {reason}; "
             f"use it on one of: {', '.join(BY_EXAMPLE)}"
         )
+
+
+def walk(model: nn.Module, way: Walk, stored: list[nn.Module] | None = None) -> None:
+    """Install a walk; `stored`, when given, takes the place of the model's layers.
+
+    Raises:
+        ValueError: the family's loop cannot be owned, rows and tokens cannot leave it, or another walk is in the way.
+    """
+    family, name = str(model.config.model_type), type(way).__name__  # type: ignore[union-attr]
+    own(model, name)
     if way.dynamic and (family not in BY_EXAMPLE or getattr(model.config, "is_decoder", False)):
         raise ValueError(
             f"{name} lets rows or tokens leave on the way, and gossamer does not do that for {family}; "

@@ -34,11 +34,6 @@ def alone(*args: str, before: str = "", **more: Any) -> subprocess.CompletedProc
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, **more)
 
 
-def OWN(*names: Any) -> tuple[None, str, str, None]:
-    """The columns of a classification."""
-    return None, "text", "text_pair", None
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Puts a module of the given names in place of gossamer.<name>."""
@@ -397,14 +392,14 @@ def test_predict_holds_a_window_not_the_input(engine: SimpleNamespace, fake: Fak
             assert read <= sum(n for n, *_ in engine.windows) + 4 * cli.WINDOW
             yield "text", None
 
-    fake("data", lines=lines, columns_of=OWN)
+    fake("data", lines=lines)
     assert len(run("predict", "folder", "--batch-size", "4").stdout.splitlines()) == 1000 == read
     assert max(n for n, *_ in engine.windows) == 4 * cli.WINDOW and {size for *_, size in engine.windows} == {4}
 
 
 def test_texts_with_and_without_a_pair_are_kept_apart(engine: SimpleNamespace, fake: Fake) -> None:
     rows = [("a", None), ("b", "c"), ("d", ""), ("e", None)]
-    fake("data", lines=lambda source, **columns: iter(rows), columns_of=OWN)
+    fake("data", lines=lambda source, **columns: iter(rows))
     done = run("predict", "folder", "--echo")
     assert [pairs for _, pairs, _ in engine.windows] == [None, ["c", ""], None]
     assert [json.loads(line).get("text_pair") for line in done.stdout.splitlines()] == [None, "c", "", None]

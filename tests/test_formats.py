@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from gossamer.data import columns_of, lines, read
-from gossamer.formats import PASSAGE
-from gossamer.task import of
+from gossamer.data import lines, read
+from gossamer.formats import COLUMNS, PASSAGE, columns_of
+from gossamer.task import TASKS, of
 
 CONLL = """-DOCSTART- -X- -X- O
 
@@ -148,6 +148,9 @@ def test_columns_of_a_task_hold_unless_others_are_named():
     assert columns_of(kind, "", "", "") == (kind, "question", "context", "answers")
     assert columns_of(kind, "q", "c", "text") == (kind, "q", "c", "text")
     assert columns_of("causal-lm", "", "", "x")[3] is None, "there is nothing to be read"
+    assert set(COLUMNS) == {task.kind for task in TASKS}
+    with pytest.raises(ValueError, match=r"no task 'poetry'; expected one of: text-classification, "):
+        columns_of("poetry", "", "", "")
 
 
 def test_a_class_may_look_like_a_number_and_a_number_like_a_class(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from gossamer import sources
 from gossamer.sources import find, split_of
+from tests import online
 
 
 def look(source: object, need: tuple[str, ...] = ("train", "test")):
@@ -76,54 +77,29 @@ def test_what_is_not_there(tmp_path, monkeypatch):
         look(Path("imdb"))  # a Path is never an id
 
 
-class Table(list):
-    """What a split of a `datasets.DatasetDict` offers, as far as we use it."""
-
-    def __init__(self, rows: list[dict], names: list[str] | None):
-        super().__init__(rows)
-        self.column_names = list(rows[0])
-        self.features = {"label": SimpleNamespace(names=names) if names else SimpleNamespace()}
-
-    def select_columns(self, wanted: list[str]) -> list[dict]:
-        return [{column: row[column] for column in wanted} for row in self]
-
-
-def hub(monkeypatch, answer: object) -> list[tuple]:
-    asked: list[tuple] = []
-
-    def load_dataset(*what: object) -> object:
-        asked.append(what)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    return asked
-
-
 def test_the_hub(monkeypatch):
     classes = ["negative", "positive"]
-    train = Table([{"text": "a", "label": 1, "idx": 7}, {"text": "b", "label": 0, "idx": 8}], classes)
-    untold = Table([{"text": "c", "label": -1, "idx": 9}], classes)
-    asked = hub(monkeypatch, {"train": train, "validation": train, "test": untold, "unsupervised": untold})
+    train = online.Table([{"text": "a", "label": 1, "idx": 7}, {"text": "b", "label": 0, "idx": 8}], classes)
+    untold = online.Table([{"text": "c", "label": -1, "idx": 9}], classes)
+    asked = online.hub(monkeypatch, {"train": train, "validation": train, "test": untold, "unsupervised": untold})
     name, parts = look("owner/name:subset")
     assert (name, asked) == ("owner/name:subset", [("owner/name", "subset")])
     assert {split: rows.labels for split, rows in parts.items()} == {
         "train": ("positive", "negative"), "dev": ("positive", "negative"), "test": (None,),
     }  # fmt: skip
-    hub(monkeypatch, {"train": Table([{"text": "a", "label": 0.5}], None)})
+    online.hub(monkeypatch, {"train": online.Table([{"text": "a", "label": 0.5}], None)})
     assert look("imdb")[1]["train"].labels == (0.5,)
 
 
 def test_what_the_hub_has_not(monkeypatch):
-    hub(monkeypatch, ConnectionError("no network"))
+    online.hub(monkeypatch, ConnectionError("no network"))
     with pytest.raises(ValueError, match="no file or folder 'owner/name', and the hub answered: no network"):
         look("owner/name")
-    table = Table([{"sentence": "a", "label": 0}], None)
-    hub(monkeypatch, {"train": table})
+    table = online.Table([{"sentence": "a", "label": 0}], None)
+    online.hub(monkeypatch, {"train": table})
     with pytest.raises(ValueError, match="owner/name train has no column 'text'; it has: 'sentence', 'label'"):
         look("owner/name")
-    hub(monkeypatch, {"test_matched": table})
+    online.hub(monkeypatch, {"test_matched": table})
     with pytest.raises(ValueError, match="owner/name has the splits test_matched; expected train, validation and test"):
         look("owner/name")
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 
+from gossamer.metrics.passages import exact
+
 from .files import field, objects
-from .squad import exact
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ them with the same columns. The other benchmarks, and SuperGLUE's MultiRC and Re
 shape, are read from their official files alone.
 """
 
-import importlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.data import Split
+from gossamer.sources import fetched
 
 if TYPE_CHECKING:
     from .glue import Task
@@ -103,17 +103,7 @@ def squad(source: str) -> "tuple[Question, ...]":
 
 
 def _table(source: str, configuration: str | None, split: str, columns: tuple[str, ...]) -> Any:
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise ValueError(
-            f"no file or folder '{source}'; if it is a data set of the hub, its reader is missing: "
-            'pip install "gossamer[hub]"'
-        ) from error
-    try:
-        found = datasets.load_dataset(source, configuration)
-    except Exception as error:  # whatever datasets or the network raise, the user sees what was asked for
-        raise ValueError(f"no file or folder '{source}', and the hub answered: {error}") from error
+    found = fetched(source, configuration, source)
     if split not in found:
         raise ValueError(f"{source} has the splits {', '.join(found)}; expected {split}")
     if lacking := [column for column in columns if column not in found[split].column_names]:

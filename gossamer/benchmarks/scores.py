@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.metrics.correlation import correlation, ranks
+
 Array = NDArray[np.float64]
 
 
@@ -67,7 +69,7 @@ def pearson(predictions: Any, labels: Any) -> float:
 
     Raises ValueError: fewer than two numbers, numbers that are all the same, nan or inf, lengths that differ.
     """
-    return _correlation(*_numbers(predictions, labels))
+    return correlation(*_numbers(predictions, labels))
 
 
 def spearman(predictions: Any, labels: Any) -> float:
@@ -76,7 +78,7 @@ def spearman(predictions: Any, labels: Any) -> float:
     Raises ValueError as `pearson` does.
     """
     predictions, labels = _numbers(predictions, labels)
-    return _correlation(ranks(predictions), ranks(labels))
+    return correlation(ranks(predictions), ranks(labels))
 
 
 @dataclass(frozen=True)
@@ -126,21 +128,9 @@ def standing(
     return Standing(None if missing else float(np.mean(list(tasks.values()))), tasks, missing, without)
 
 
-def ranks(numbers: Any) -> Array:
-    """The rank of each number, from 1, equal numbers sharing the mean of theirs; (n,) -> (n,)."""
-    _, place, count = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(count) - (count - 1) / 2)[place], dtype=np.float64)
-
-
 def _f1(predicted: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
     found = int(predicted.sum()) + int(labelled.sum())  # 2 TP + FP + FN
     return 2 * int((predicted & labelled).sum()) / found if found else 0.0
-
-
-def _correlation(x: Array, y: Array) -> float:
-    x, y = (column - column.mean() for column in (x, y))
-    x, y = (column / np.abs(column).max() for column in (x, y))  # so that no square over- or underflows
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1, 1))  # rounding may step just outside
 
 
 def _classes(predictions: Any, labels: Any) -> tuple[NDArray[Any], NDArray[Any]]:

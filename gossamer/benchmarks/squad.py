@@ -11,8 +11,6 @@ script counts them one by one and can promise a score that its own threshold doe
 
 import json
 import math
-import re
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,38 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.metrics.passages import exact, normalize, token_f1
 from gossamer.rows import glimpse
 
 from .files import document, field, write_all
 
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: other marks stay, as in the official script
-
 Array = NDArray[np.float64]
-
-
-def normalize(text: str) -> str:
-    """Small letters, without ASCII punctuation and the articles a, an, the; single spaces between words."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-
-
-def exact(prediction: str, golds: str | Sequence[str]) -> float:
-    """1 if the prediction is one of the golds after `normalize`, else 0; no golds at all: the answer is none, "".
-
-    A bare string is a single gold.
-    """
-    said = normalize(prediction)
-    return float(any(said == normalize(gold) for gold in _golds(golds)))
-
-
-def token_f1(prediction: str, golds: str | Sequence[str]) -> float:
-    """The best F1 of words, counted with repetition, against any of the golds after `normalize` -> [0, 1].
-
-    Where prediction or gold has no words left, 1 if both have none and 0 otherwise.  No golds at all: the answer is
-    none, "".  A bare string is a single gold.
-    """
-    said = Counter(normalize(prediction).split())
-    return max(_f1(said, Counter(normalize(gold).split())) for gold in _golds(golds))
 
 
 @dataclass(frozen=True)
@@ -212,16 +184,6 @@ def submission(
     if no_answer is not None:
         texts[place.with_name(f"{place.stem}_na_probs.json")] = json.dumps(_doubts(questions, no_answer))
     return write_all(texts, replace)
-
-
-def _golds(golds: str | Sequence[str]) -> Sequence[str]:
-    return (golds,) if isinstance(golds, str) else golds or ("",)
-
-
-def _f1(said: Counter[str], gold: Counter[str]) -> float:
-    if not said or not gold:
-        return float(said == gold)
-    return 2 * (said & gold).total() / (said.total() + gold.total())
 
 
 def _question(entry: Any, context: str, title: str, where: str) -> Question:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gossamer.data import Data, Split
+from gossamer.metrics.passages import exact, token_f1
 
 from . import scores
 from .files import classes, complete, field, found, objects, write_all
-from .squad import exact, token_f1
 
 TRUTH = ("false", "true")
 ENTAILS = ("entailment", "not_entailment")

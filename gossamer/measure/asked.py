@@ -92,8 +92,12 @@ LATER = {
 
 def later(name: str, found: Sequence[Opened], split: "Split", task: "Task", aims: Aims, baseline: bool) -> None:
     """Measure one of LATER, and write it, or why there is none, into the sides."""
-    if name in OF_TEXTS and not task.per_text:
-        for one, _ in found:
-            one["errors"].setdefault(name, f"{name} asks for one answer a text, and this task is {task.kind}")
-    else:
+    if name not in OF_TEXTS or answers_texts(name, found, task):
         LATER[name](found, split, task, aims, baseline)
+
+
+def answers_texts(name: str, found: Sequence[Opened], task: "Task") -> bool:
+    """Whether the task has one answer a text; where it has not, each side says why there is none of this figure."""
+    for one, _ in () if task.per_text else found:
+        one["errors"].setdefault(name, f"{name} asks for one answer a text, and this task is {task.kind}")
+    return task.per_text

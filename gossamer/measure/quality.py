@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gossamer.formats import COLUMNS
+
 DRAWS = 1000  # samples of the bootstrap
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
@@ -109,7 +111,7 @@ def quality(task: Scored, logits: Any, labels: Any) -> Quality:
 
 def _of_texts(task: Any, answers: Any, labels: Any) -> Quality:
     """The same of a task whose answers are no rows of numbers."""
-    if labels is None and task.columns[2] is not None:
+    if labels is None and COLUMNS[task.kind][2] is not None:
         raise ValueError("the examples carry no labels; quality needs them (name their column with --label)")
     if labels is not None and len(answers) != len(labels):
         raise ValueError(f"{len(answers)} answers for {len(labels)} labels; expected one answer each")

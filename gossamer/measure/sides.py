@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gossamer.finite import sound
 
 from . import aspects as aspect
-from .asked import LATER, later
+from .asked import LATER, answers_texts, later
 from .aspects import ANSWERS, Aims
 from .side import Opened, Progress, Side, attempt
 from .speedups import speedups
@@ -102,9 +102,7 @@ def _noise(
     """Of each artefact, beside the same of a baseline with another seed, whose own side says what it changed."""
     from . import noise
 
-    if not task.per_text:
-        for one, _ in found:
-            one["errors"].setdefault("noise", f"noise asks for one answer a text, and this task is {task.kind}")
+    if not answers_texts("noise", found, task):
         return
     base, again = found[0][1] if baseline else None, None
     one, other = ({}, None) if reseeded is None else reseeded

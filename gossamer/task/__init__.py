@@ -6,6 +6,8 @@ model puts out, and scores them.  Methods and recipes do not change with the tas
 
 from typing import TYPE_CHECKING, Any
 
+from gossamer.formats import unknown
+
 from .answering import QuestionAnswering
 from .classification import Classification
 from .embedding import SentenceEmbedding
@@ -66,7 +68,7 @@ def named(kind: str) -> type[Task]:
     """
     found = {task.kind: task for task in TASKS}
     if kind not in found:
-        raise ValueError(f"no task {kind!r}; expected one of: {', '.join(found)}")
+        raise unknown(kind)
     return found[kind]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.data import Split
+from gossamer.metrics.passages import exact, token_f1
 
 from .kind import Decode, Example, Read, Said, Task
 
@@ -37,7 +38,6 @@ class QuestionAnswering(Task):
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
     interval: ClassVar[Literal["wilson", "fisher", "bootstrap"]] = "bootstrap"
     per_text: ClassVar[bool] = False
-    columns: ClassVar[tuple[str, str, str | None]] = ("question", "context", "answers")
     first_cut: ClassVar[Literal["longest_first", "only_second"]] = "only_second"
     stride: ClassVar[int] = 64
 
@@ -111,19 +111,10 @@ class QuestionAnswering(Task):
         """{"answer", "start", "score"}: a passage, its first character (-1: none), the sum of its logits."""
         return dict(answer)
 
-    def score(self, answers: Sequence[Any], labels: Sequence[Any]) -> float:
-        """SQuAD's F1: of words, the best over the right answers, the mean over questions; in [0, 1]."""
-        from gossamer.benchmarks.squad import token_f1
-
-        found = [
-            token_f1(one["answer"], [text for text, _ in label] or [""])
-            for one, label in zip(answers, labels, strict=True)
-        ]
-        return float(np.mean(found))
-
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
-        """F1 of each question, and one."""
-        found = [[self.score([one], [label]), 1.0] for one, label in zip(answers, labels, strict=True)]
+        """SQuAD's F1 of each question (of words, the best over the right answers), and one."""
+        both = zip(answers, labels, strict=True)
+        found = [(token_f1(one["answer"], [text for text, _ in label]), 1.0) for one, label in both]
         return np.array(found, dtype=np.float64).reshape(-1, 2)
 
     def of_tally(self, sums: NDArray[np.float64]) -> float:
@@ -132,13 +123,8 @@ class QuestionAnswering(Task):
 
     def right(self, answers: Any, labels: Any) -> NDArray[np.int64]:
         """SQuAD's exact match."""
-        from gossamer.benchmarks.squad import exact
-
-        found = [
-            exact(one["answer"], [text for text, _ in label] or [""])
-            for one, label in zip(answers, labels, strict=True)
-        ]
-        return np.array(found, dtype=np.int64)
+        both = zip(answers, labels, strict=True)
+        return np.array([exact(one["answer"], [text for text, _ in label]) for one, label in both], dtype=np.int64)
 
     def same(self, first: Any, second: Any) -> NDArray[np.bool_]:
         """Whether both answer with the same passage."""

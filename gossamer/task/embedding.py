@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.data import Split
+from gossamer.metrics.correlation import correlation, ranks
 
 from .kind import Decode, Example, Read, Said, Task
 
@@ -89,11 +90,7 @@ class SentenceEmbedding(Task):
 
     def score(self, answers: Any, labels: Any) -> float:
         """Spearman's rank correlation of cosines and labels."""
-        from gossamer.benchmarks.scores import ranks
-
-        from .regression import correlation
-
-        return correlation(ranks(np.asarray(answers, float).reshape(-1)), ranks(np.asarray(labels, float)))
+        return correlation(ranks(np.asarray(answers).reshape(-1)), ranks(labels))
 
     def fits(self, split: Split) -> None:
         """Raise ValueError where labels have no pairs to belong to."""

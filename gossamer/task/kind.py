@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Example = dict[str, Any]  # index, input_ids, perhaps token_type_ids, perhaps labels; not padded
 Decode = Callable[[list[int]], str]
+LABELS = ("labels", "start_positions", "end_positions")  # what models call what they learn from
 IGNORED = -100  # a place without a label, as torch's cross-entropy has it
 
 
@@ -66,8 +67,8 @@ class Task(ABC):
     output an answer is made of.  interval: how sure a score is.  better: which scores are.  per_text: one answer of
     fixed size a text, so that texts may stop early and tokens leave.  apart: a pair is two readings, not one.  led: the
     decoder reads the labels.  bare: the model itself has no head and takes no labels.  numeric: an answer is a number,
-    of which no two are the same.  wide: an output is as wide as the vocabulary, for every token.  columns: of text,
-    pair and label, unless told otherwise.  first_cut: which of a pair is cut.
+    of which no two are the same.  wide: an output is as wide as the vocabulary, for every token.  first_cut: which of
+    a pair is cut.  stride: tokens that windows of one text have in common.
     """
 
     kind: ClassVar[str]
@@ -82,9 +83,8 @@ class Task(ABC):
     bare: ClassVar[bool] = False
     wide: ClassVar[bool] = False
     numeric: ClassVar[bool] = False
-    columns: ClassVar[tuple[str, str, str | None]] = ("text", "text_pair", "label")
     first_cut: ClassVar[Literal["longest_first", "only_second"]] = "longest_first"
-    stride: ClassVar[int] = 0  # tokens that windows of one text have in common
+    stride: ClassVar[int] = 0
 
     def configure(self) -> dict[str, Any]:
         """What `from_pretrained` is to be told of the head."""
@@ -94,15 +94,12 @@ class Task(ABC):
         """What a tokenizer made of a text: an Encoding of tokenizers, or `gossamer.task.reading.Spelled`."""
         return Read(spelled.ids, list(spelled.type_ids), bool(spelled.overflowing))
 
-    def encode(self, tokenizer: Any, split: Split, max_length: int) -> list[Example]:
-        """The examples of a split, in order and not padded; see `gossamer.task.reading.encode`."""
-        from .reading import encode
-
-        return encode(self, tokenizer, split, max_length)
-
     @abstractmethod
     def examples(self, read: Read, label: Any) -> list[Example]:
         """What is learned from a reading; label: None where there is none."""
+
+    def complete(self, examples: Sequence[Example], tokenizer: Any, split: Split, max_length: int) -> None:  # noqa: B027
+        """Add to a split's examples what it takes a tokenizer to say of their labels: of most, nothing."""
 
     def asks(self, example: Example) -> bool:
         """Whether something can be learned from an example; a batch without anything to learn has no loss."""
@@ -160,9 +157,11 @@ class Task(ABC):
     def told(self, answer: Any) -> dict[str, Any]:
         """An answer in words and plain numbers."""
 
-    @abstractmethod
     def score(self, answers: Any, labels: Any) -> float:
         """The metric over all texts: their answers and their labels."""
+        tally = self.tally(answers, labels)
+        assert tally is not None, f"{type(self).__name__} neither keeps a tally nor scores otherwise"
+        return self.of_tally(tally.sum(0))
 
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64] | None:
         """Of each text the numbers whose sums make the score, (n, some); None where the score is of another kind."""
@@ -194,6 +193,3 @@ class Task(ABC):
 
     def fits(self, split: Split) -> None:  # noqa: B027 - most splits do
         """Raise ValueError if this split cannot be what the task is about."""
-
-
-LABELS = ("labels", "start_positions", "end_positions")  # what models call what they learn from

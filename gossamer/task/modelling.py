@@ -33,7 +33,6 @@ class LanguageModelling(Task):
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     per_text: ClassVar[bool] = False
     wide: ClassVar[bool] = True
-    columns: ClassVar[tuple[str, str, str | None]] = ("text", "", None)
 
     def fill(self, examples: Sequence[Example], width: int) -> "dict[str, Tensor]":
         """labels (B, T), where the examples have them."""
@@ -52,10 +51,6 @@ class LanguageModelling(Task):
         told = float(np.exp(answer[:, 0].mean())) if len(answer) else None
         return {"perplexity": told, "tokens": len(answer)}
 
-    def score(self, answers: Sequence[NDArray[Any]], labels: Any) -> float:
-        """Perplexity over all positions; not a number where there is none."""
-        return self.of_tally(self.tally(answers, labels).sum(0))
-
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
         """Of each text the nats, and the positions."""
         found = [(float(one[:, 0].sum()), float(len(one))) for one in map(_positions, answers)]
@@ -65,10 +60,6 @@ class LanguageModelling(Task):
         """Perplexity; not a number where there is no position, infinite where it is beyond all numbers."""
         with np.errstate(over="ignore"):
             return float(np.exp(sums[0] / sums[1])) if sums[1] else float("nan")
-
-    def right(self, answers: Any, labels: Any) -> NDArray[np.int64] | None:
-        """None: perplexity does not ask which word is likeliest."""
-        return None
 
     def same(self, first: Any, second: Any) -> NDArray[np.bool_]:
         """Of each position, whether both find the same word likeliest."""

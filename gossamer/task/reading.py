@@ -57,12 +57,13 @@ def encode(task: Task, tokenizer: Any, split: Split, max_length: int) -> list[Ex
     for read, label in zip(reads(task, tokenizer, split.texts, split.pairs, max_length), labels, strict=True):
         cut += read.cut
         for example in task.examples(read, label):
-            if label_bearing(example) and not task.asks(example):
+            if "labels" in example and not task.asks(example):
                 empty += 1
                 continue
             if not typed:
                 example.pop("token_type_ids", None)
             found.append({"index": len(found)} | example)
+    task.complete(found, tokenizer, split, max_length)
     if empty:
         logger.warning("%d of %d texts have nothing to learn from and are left out", empty, len(split))
     if cut and not task.stride:
@@ -72,11 +73,6 @@ def encode(task: Task, tokenizer: Any, split: Split, max_length: int) -> list[Ex
             *(cut, len(split), max_length, f"{longest:,}"),
         )
     return found
-
-
-def label_bearing(example: Example) -> bool:
-    """Whether it has labels at all: examples without them are asked, not learned from."""
-    return "labels" in example
 
 
 def reads(

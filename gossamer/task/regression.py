@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.metrics.correlation import correlation
+
 from .classification import labelled, one_each
 from .kind import Example, Read, Said, Task
 
@@ -51,13 +53,4 @@ class Regression(Task):
 
     def score(self, answers: NDArray[Any], labels: NDArray[Any]) -> float:
         """Pearson's correlation of answers and labels; not a number where either is the same for all examples."""
-        return correlation(answers, labels)
-
-
-def correlation(answers: Any, labels: Any) -> float:
-    """Pearson's, of two rows of numbers; not a number where either is constant."""
-    answers, wanted = np.asarray(answers, float).reshape(-1), np.asarray(labels, float).reshape(-1)
-    assert answers.shape == wanted.shape, (answers.shape, wanted.shape)
-    answers, wanted = answers - answers.mean(), wanted - wanted.mean()
-    norm = float(np.sqrt((answers @ answers) * (wanted @ wanted)))
-    return float(np.clip(answers @ wanted / norm, -1, 1)) if norm else float("nan")
+        return correlation(np.asarray(answers).reshape(-1), labels)

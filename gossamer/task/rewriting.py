@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.data import Split
+from gossamer.metrics.overlap import chrf_counts, chrf_of
 
 from .kind import IGNORED, Decode, Example, Read, Said, Task
 from .reading import as_it_was
@@ -33,25 +34,23 @@ class Seq2Seq(Task):
     interval: ClassVar[Literal["wilson", "fisher", "bootstrap"]] = "bootstrap"
     per_text: ClassVar[bool] = False
     led: ClassVar[bool] = True
-    columns: ClassVar[tuple[str, str, str | None]] = ("text", "", "target")
-
-    def encode(self, tokenizer: Any, split: Split, max_length: int) -> list[Example]:
-        """The sources as input_ids, the targets as labels; both truncated."""
-        made = super().encode(tokenizer, replace(split, labels=None), max_length)
-        if split.labels is not None:
-            with as_it_was(tokenizer):
-                whole = tokenizer(text_target=list(split.labels), truncation=False, verbose=False)["input_ids"]
-                found = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length)["input_ids"]
-            for example, ids in zip(made, found, strict=True):
-                example["labels"] = list(ids)
-            cut = sum(len(a) > len(b) for a, b in zip(whole, found, strict=True))
-            if cut:
-                logger.warning("%d of %d targets are longer than %d tokens and are cut", cut, len(split), max_length)
-        return made
 
     def examples(self, read: Read, label: Any) -> list[Example]:
-        """Without the target, which is read by `encode`."""
+        """Without the target, which `complete` adds."""
         return [{"input_ids": read.ids, "token_type_ids": read.types}]
+
+    def complete(self, examples: Sequence[Example], tokenizer: Any, split: Split, max_length: int) -> None:
+        """labels: the tokens of the target, at most max_length; the log tells how many were cut."""
+        if split.labels is None:
+            return
+        with as_it_was(tokenizer):
+            whole = tokenizer(text_target=list(split.labels), truncation=False, verbose=False)["input_ids"]
+            found = tokenizer(text_target=list(split.labels), truncation=True, max_length=max_length)["input_ids"]
+        for example, ids in zip(examples, found, strict=True):
+            example["labels"] = list(ids)
+        cut = sum(len(a) > len(b) for a, b in zip(whole, found, strict=True))
+        if cut:
+            logger.warning("%d of %d targets are longer than %d tokens and are cut", cut, len(split), max_length)
 
     def fill(self, examples: Sequence[Example], width: int) -> "dict[str, Tensor]":
         """labels (B, S), where the examples have them; S the longest target."""
@@ -76,23 +75,13 @@ class Seq2Seq(Task):
         """{"target"}."""
         return {"target": answer}
 
-    def score(self, answers: Sequence[str], labels: Sequence[str]) -> float:
-        """chrF2, in [0, 1] (Popović, WMT 2015)."""
-        from gossamer.measure.overlap import chrf
-
-        return float(chrf(list(answers), list(labels)))
-
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
-        """Of each text what chrF counts."""
-        from gossamer.measure.overlap import chrf_counts
-
+        """Of each text what chrF2 counts (Popović, WMT 2015)."""
         rows = [chrf_counts(a, b).reshape(-1) for a, b in zip(answers, labels, strict=True)]
         return np.array(rows, dtype=np.float64)
 
     def of_tally(self, sums: NDArray[np.float64]) -> float:
-        """chrF2."""
-        from gossamer.measure.overlap import chrf_of
-
+        """chrF2, in [0, 1]."""
         return chrf_of(sums.reshape(-1, 3))
 
     def same(self, first: Any, second: Any) -> NDArray[np.bool_]:

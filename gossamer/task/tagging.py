@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.data import Split
+from gossamer.metrics.spans import span_scores
 
 from .classification import head
 from .kind import IGNORED, Example, Flat, Read, Said, Task
@@ -33,7 +34,6 @@ class TokenClassification(Task):
     auto: ClassVar[str] = "AutoModelForTokenClassification"
     interval: ClassVar[Literal["wilson", "fisher", "bootstrap"]] = "bootstrap"
     per_text: ClassVar[bool] = False
-    columns: ClassVar[tuple[str, str, str | None]] = ("tokens", "", "tags")
 
     @property
     def metric(self) -> str:  # type: ignore[override]
@@ -95,19 +95,11 @@ class TokenClassification(Task):
         """{"tags"}: one for each word, None where the text was cut off before it."""
         return {"tags": [None if np.isneginf(row).all() else self.labels[int(row.argmax())] for row in answer]}
 
-    def score(self, answers: Sequence[NDArray[Any]], labels: Sequence[Sequence[int]]) -> float:
-        """F1 of whole entities where tags look like B-..., I-... (CoNLL's measure), else the share of right tags."""
-        from gossamer.measure.spans import span_scores
-
-        if not self.chunked:
-            return float(self.right(answers, labels).mean())
-        wanted = [[self.labels[i] for i in one] for one in labels]
-        return float(span_scores([self._tags(one) for one in answers], wanted).f1)
-
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
-        """Of each text the entities that are right, found and there; or the words that are right, and all of them."""
-        from gossamer.measure.spans import span_scores
+        """Of each text the entities that are right, found and there (CoNLL's measure).
 
+        Where tags mark no entities, the words that are right, and all of them.
+        """
         if not self.chunked:
             right, flat = self.right(answers, labels), self.flat(answers, labels)
             return np.stack([np.bincount(flat.owners, w, len(answers)) for w in (right, np.ones(len(right)))], 1)

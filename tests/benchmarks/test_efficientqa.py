@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.benchmarks import efficientqa as qa
-from gossamer.benchmarks.squad import normalize
+from gossamer.metrics.passages import normalize
 
 GOLDS = {
     "where is it": ("Salzburg, Austria", "Austria"),

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,32 +10,13 @@ import pytest
 from gossamer.benchmarks import glue, hub, superglue
 from gossamer.benchmarks.run import benchmark
 from gossamer.task import QuestionAnswering
-
-
-class Table(list):  # type: ignore[type-arg]
-    """What a split of a `datasets.DatasetDict` offers, as far as we use it."""
-
-    def __init__(self, rows: list[dict[str, Any]], names: list[str] | None = None) -> None:
-        super().__init__(rows)
-        self.column_names = list(rows[0])
-        self.features = {"label": SimpleNamespace(names=names) if names else SimpleNamespace()}
+from tests.online import Table
+from tests.online import hub as hub_of
 
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def put(answer: Any) -> list[Any]:
-        asked: list[Any] = []
-
-        def load_dataset(*what: Any) -> Any:
-            asked.append(what)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        return asked
-
-    return put
+    return lambda answer: hub_of(monkeypatch, answer)
 
 
 class Guess:

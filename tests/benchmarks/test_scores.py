@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gossamer.benchmarks.scores import accuracy, f1, macro_f1, matthews, pearson, ranks, spearman, standing
+from gossamer.benchmarks.scores import accuracy, f1, macro_f1, matthews, pearson, spearman, standing
+from gossamer.metrics.correlation import ranks
 
 columns = st.integers(1, 40).flatmap(
     lambda n: st.tuples(*[arrays(np.int64, n, elements=st.integers(0, 3))] * 2)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.benchmarks.squad import Question, exact, normalize, read, score, submission, token_f1
+from gossamer.benchmarks.squad import Question, read, score, submission
+from gossamer.metrics.passages import exact, normalize, token_f1
 
 XQUAD = Path(__file__).parents[3] / "shared" / "data" / "xquad_en" / "xquad.en.json"
 CONTEXT = "The Eiffel Tower, in Paris, is 330 m high."

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gossamer.benchmarks import intents, squad
+from gossamer.benchmarks import intents
 from gossamer.benchmarks.scores import f1
 from gossamer.measure.calibration import calibration
 from gossamer.measure.churn import churn
@@ -23,6 +23,7 @@ from gossamer.measure.fidelity import log_softmax
 from gossamer.measure.loyalty import label_loyalty, probability_loyalty, softmax
 from gossamer.measure.quality import fisher, wilson
 from gossamer.measure.slices import slices
+from gossamer.metrics import passages
 
 NEAR = {"abs": 1e-6, "rel": 0}
 some, few = (settings(deadline=None, max_examples=n) for n in (25, 5))  # the first call imports
@@ -224,7 +225,7 @@ def test_squad_is_torchmetrics(rows):
     )
     ours = {
         name: np.mean([ask(*row) for row in rows])
-        for name, ask in (("exact_match", squad.exact), ("f1", squad.token_f1))
+        for name, ask in (("exact_match", passages.exact), ("f1", passages.token_f1))
     }
     assert ours == pytest.approx({name: float(share) / 100 for name, share in found.items()}, **NEAR)
 

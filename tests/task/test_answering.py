@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gossamer.data import Split
-from gossamer.task import QuestionAnswering
+from gossamer.task import QuestionAnswering, encode
 from gossamer.task.reading import reads
 from tests import texts
 
@@ -47,14 +47,14 @@ def test_labels_are_where_the_answer_is_whole():
     context = " ".join(words)
     start = context.index("w20 ")
     split = Split(("w90",), (context,), ((("w20 w21", start),),))
-    examples = ASKED.encode(texts.tokenizer(), split, 16)
+    examples = encode(ASKED, texts.tokenizer(), split, 16)
     found = [(e["start_positions"], e["end_positions"]) for e in examples]
     inside = [(i, a, b) for i, (a, b) in enumerate(found) if a]
     assert inside, "at least one window has it"
     for i, a, b in inside:
         assert examples[i]["input_ids"][a : b + 1] == [20, 21]
     assert all((a, b) == (0, 0) for i, (a, b) in enumerate(found) if i not in {i for i, *_ in inside})
-    none = ASKED.encode(texts.tokenizer(), Split(("w90",), (context,), ((),)), 16)
+    none = encode(ASKED, texts.tokenizer(), Split(("w90",), (context,), ((),)), 16)
     assert all((e["start_positions"], e["end_positions"]) == (0, 0) for e in none)
 
 
@@ -98,4 +98,4 @@ def test_scores_are_those_of_squad():
 
 def test_questions_need_contexts():
     with pytest.raises(ValueError, match=r"questions without contexts; name the column of the contexts with --pair"):
-        ASKED.encode(texts.tokenizer(), Split(("w90",), None, ((),)), 16)
+        encode(ASKED, texts.tokenizer(), Split(("w90",), None, ((),)), 16)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.data import Data, Split
-from gossamer.task import AT_ONCE, Classification, Regression, max_length, of, of_model
+from gossamer.task import AT_ONCE, Classification, Regression, encode, max_length, of, of_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -78,14 +78,14 @@ def test_tasks_of_other_heads():
 @given(texts=st.lists(SENTENCE, min_size=1, max_size=12), pairs=st.booleans(), width=st.integers(5, 20))
 def test_examples_are_what_the_tokenizer_says(tokenizer, texts, pairs, width):
     split = Split(tuple(texts), tuple(reversed(texts)) if pairs else None, tuple(i % 3 for i in range(len(texts))))
-    examples = CLASSES.encode(tokenizer, split, width)
+    examples = encode(CLASSES, tokenizer, split, width)
     assert [e["index"] for e in examples] == list(range(len(texts)))
     assert [e["labels"] for e in examples] == list(split.labels)
     for example, (text, pair) in zip(examples, split.keys, strict=True):
         one = tokenizer([text], [pair] if pairs else None, truncation=True, max_length=width)
         assert example["input_ids"] == one["input_ids"][0]
         assert example["token_type_ids"] == one["token_type_ids"][0]
-    assert all("labels" not in e for e in CLASSES.encode(tokenizer, Split(split.texts, split.pairs), width))
+    assert all("labels" not in e for e in encode(CLASSES, tokenizer, Split(split.texts, split.pairs), width))
 
 
 def test_the_tokenizer_is_left_as_it_was(tokenizer):
@@ -94,45 +94,45 @@ def test_the_tokenizer_is_left_as_it_was(tokenizer):
         backend.enable_truncation(4, stride=1, direction="left")
         backend.enable_padding(length=9, pad_id=7, pad_token="[PAD]")
         before = backend.to_str()
-        assert len(Regression().encode(tokenizer, split, 6)[0]["input_ids"]) == 6
+        assert len(encode(Regression(), tokenizer, split, 6)[0]["input_ids"]) == 6
         assert backend.to_str() == before
     finally:
         backend.no_truncation()
         backend.no_padding()
     before = backend.to_str()
-    Regression().encode(tokenizer, split, 6)
+    encode(Regression(), tokenizer, split, 6)
     assert backend.to_str() == before
 
 
 def test_long_texts_are_truncated_and_told_once(tokenizer, caplog):
     long = "bad " * 25_000  # 100,000 characters
     texts = ("fine", long, *["a film"] * 5000, "a " * 6, "a " * 7, long)
-    examples = CLASSES.encode(tokenizer, Split(texts), 8)
+    examples = encode(CLASSES, tokenizer, Split(texts), 8)
     assert max(len(e["input_ids"]) for e in examples) == 8
     assert [r.getMessage() for r in caplog.records] == [
         "3 of 5005 texts are longer than 8 tokens and are truncated; the longest has 100,000 characters"
     ]
     caplog.clear()
-    CLASSES.encode(tokenizer, Split(("a " * 6,), None), 8)  # just fits
+    encode(CLASSES, tokenizer, Split(("a " * 6,), None), 8)  # just fits
     assert not caplog.records
-    CLASSES.encode(tokenizer, Split(("a film", "a"), ("a " * 5, "a")), 8)
+    encode(CLASSES, tokenizer, Split(("a film", "a"), ("a " * 5, "a")), 8)
     assert "1 of 2 texts" in caplog.text
 
 
 def test_a_tokenizer_in_python(caplog):
     tokenizer = transformers.CanineTokenizer()  # characters; no vocabulary file
-    examples = CLASSES.encode(tokenizer, Split(("abcdefgh", "abcd", "ab"), None, (0, 1, 2)), 6)
+    examples = encode(CLASSES, tokenizer, Split(("abcdefgh", "abcd", "ab"), None, (0, 1, 2)), 6)
     assert [len(e["input_ids"]) for e in examples] == [6, 6, 4]
     assert "1 of 3 texts are longer than 6 tokens" in caplog.text
 
 
 def test_no_room_for_text(tokenizer):
     split = Split(("a film",), None, (0,))
-    assert len(CLASSES.encode(tokenizer, split, 3)[0]["input_ids"]) == 3
+    assert len(encode(CLASSES, tokenizer, split, 3)[0]["input_ids"]) == 3
     with pytest.raises(ValueError, match="max_length 2 leaves no room for text beside 2 special tokens; raise it"):
-        CLASSES.encode(tokenizer, split, 2)
+        encode(CLASSES, tokenizer, split, 2)
     with pytest.raises(ValueError, match="max_length 4 leaves no room for text beside 3 special tokens"):
-        CLASSES.encode(tokenizer, Split(("a",), ("b",), (0,)), 4)
+        encode(CLASSES, tokenizer, Split(("a",), ("b",), (0,)), 4)
 
 
 def test_many_and_long_texts_go_to_the_tokenizer_in_portions(tokenizer):
@@ -147,10 +147,10 @@ def test_many_and_long_texts_go_to_the_tokenizer_in_portions(tokenizer):
             return tokenizer(texts, *rest, **options)
 
     texts = ("a",) * 5000 + ("b" * 600_000,) * 3
-    assert len(CLASSES.encode(Counting(), Split(texts), 8)) == 5003
+    assert len(encode(CLASSES, Counting(), Split(texts), 8)) == 5003
     assert sum(n for n, _ in sizes) == 5003
     assert all(n <= AT_ONCE[0] and (size <= AT_ONCE[1] or n == 1) for n, size in sizes)
-    assert CLASSES.encode(Counting(), Split(()), 8) == []
+    assert encode(CLASSES, Counting(), Split(()), 8) == []
 
 
 # ------------------------------------------------------------------------------------------------ batches
@@ -161,7 +161,7 @@ def test_many_and_long_texts_go_to_the_tokenizer_in_portions(tokenizer):
     texts=st.lists(SENTENCE, min_size=1, max_size=8), multiple=st.sampled_from([1, 4, 8]), pad=st.sampled_from([0, 9])
 )
 def test_batches(tokenizer, texts, multiple, pad):
-    examples = CLASSES.encode(tokenizer, Split(tuple(texts), tuple(texts), (2,) * len(texts)), 16)
+    examples = encode(CLASSES, tokenizer, Split(tuple(texts), tuple(texts), (2,) * len(texts)), 16)
     batch = CLASSES.collate(examples, pad, multiple)
     width = max(len(e["input_ids"]) for e in examples)
     assert batch["input_ids"].shape == (len(texts), -(-width // multiple) * multiple)
@@ -262,7 +262,7 @@ def test_the_embedded_tokenizer():
     folder = Path(spec.submodule_search_locations[0]) / "model"
     real, config = transformers.AutoTokenizer.from_pretrained(folder), transformers.AutoConfig.from_pretrained(folder)
     split = Split(("An absorbing documentary.", "It is bad. " * 400), None, (1, 0))
-    examples = Classification(("rotten", "fresh")).encode(real, split, max_length(real, config))
+    examples = encode(Classification(("rotten", "fresh")), real, split, max_length(real, config))
     assert examples[0] | {"input_ids": 0} == {"index": 0, "input_ids": 0, "token_type_ids": [0] * 6, "labels": 1}
     assert real.decode(examples[0]["input_ids"]) == "[CLS] an absorbing documentary. [SEP]"
     assert len(examples[1]["input_ids"]) == 128
@@ -270,5 +270,5 @@ def test_the_embedded_tokenizer():
 
 def test_nothing_is_logged_below_warning_by_examples(tokenizer, caplog):
     caplog.set_level(logging.DEBUG, "gossamer")
-    CLASSES.encode(tokenizer, Split(("a film",), None, (0,)), 8)
+    encode(CLASSES, tokenizer, Split(("a film",), None, (0,)), 8)
     assert not caplog.records

@@ -24,6 +24,13 @@ from tests.task.test_every_task import alike, asked
 KINDS = [task.kind for task in TASKS]
 QUICK = Schedule(singles=4, pool=8, rounds=2, seconds=2.0)
 BY_TEXT = ("LTP", "PABEE")
+REFUSED = {  # decoders that a method does not serve, and what it says
+    "causal-lm": dict.fromkeys(BY_TEXT, "wants an answer for every token")
+    | {"CoFi": "its norms are not LayerNorms after each addition"},
+    "seq2seq": dict.fromkeys(BY_TEXT, "wants an answer for every token")
+    | dict.fromkeys(("Share", "Theseus"), "has two loops")
+    | {"TinyBERT": "has an encoder and a decoder, expected one of them"},
+}
 CONSTANT = {  # a tiny random model may answer all texts alike, which has no correlation
     "text-regression", "sentence-embedding",
 }  # fmt: skip
@@ -171,8 +178,9 @@ def test_decoders_work_with_a_method_or_are_refused_in_words(name, kind, world, 
     try:
         drive(job, small.method(name))
     except ValueError as refused:
-        assert len(str(refused)) > 40, "a sentence"
+        assert REFUSED[kind][name] in str(refused)
         return
+    assert name not in REFUSED[kind]
     batch = one.task.collate(one.examples[:4], 0)
     with torch.no_grad():
         said = one.task.said(job.model(**one.task.given(batch)), batch)

@@ -12,7 +12,7 @@ from gossamer.job import Job
 from gossamer.loss import Logits
 from gossamer.loss import Task as TaskLoss
 from gossamer.measure.eager import eager
-from gossamer.task import TASKS, named, of_model
+from gossamer.task import TASKS, encode, named, of_model
 from gossamer.teacher import Teacher
 from gossamer.train import Lesson, Train, train
 
@@ -147,4 +147,4 @@ def test_pairs_are_refused_where_a_text_stands_alone(kind, world):
     one = world(kind)
     split = type(one.data.test)(("w10 w11",), ("w12",), None)
     with pytest.raises(ValueError, match=rf"{kind} reads texts alone, found pairs"):
-        one.task.encode(one.tokenizer, split, 16)
+        encode(one.task, one.tokenizer, split, 16)

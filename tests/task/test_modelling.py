@@ -10,7 +10,7 @@ import transformers
 from gossamer import pipeline
 from gossamer.data import Split
 from gossamer.measure.quality import quality
-from gossamer.task import CausalLM, MaskedLM, TokenClassification
+from gossamer.task import CausalLM, MaskedLM, TokenClassification, encode
 from gossamer.task.modelling import likelihoods
 from gossamer.task.reading import reads
 from tests import texts, tiny
@@ -61,7 +61,7 @@ def test_a_long_text_is_read_in_windows(task):
     answer = task.join(parts, read, "", None, None)
     assert len(answer) == sum(len(part) for part in parts)
     assert task.score([answer], None) == pytest.approx(100), "all words are as likely"
-    examples = task.encode(reader, Split((" ".join(words),)), 32)
+    examples = encode(task, reader, Split((" ".join(words),)), 32)
     assert [len(e["input_ids"]) for e in examples] == [32, 32, 12] and [e["index"] for e in examples] == [0, 1, 2]
 
 
@@ -69,7 +69,7 @@ def test_a_long_text_is_read_in_windows(task):
 def test_texts_with_nothing_to_learn_from_are_left_out(task, empty, caplog):
     caplog.set_level(logging.WARNING)
     labels = None if isinstance(task, MaskedLM) else (*((),) * len(empty), (1,))
-    examples = task.encode(texts.tokenizer(), Split((*empty, "w10"), None, labels), 16)
+    examples = encode(task, texts.tokenizer(), Split((*empty, "w10"), None, labels), 16)
     assert len(examples) == 1
     assert f"{len(empty)} of {len(empty) + 1} texts have nothing to learn from and are left out" in caplog.text
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.data import Split
-from gossamer.task import TokenClassification
+from gossamer.task import TokenClassification, encode
 from gossamer.task.reading import Spelled, reads
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -86,7 +86,7 @@ def test_a_word_that_a_tokenizer_reads_nothing_of():
 
 def test_as_many_tags_as_words():
     with pytest.raises(ValueError, match=r"example 2 has 2 words and 1 tags, expected one tag a word"):
-        TAGS.encode(READERS["pieces"], Split(("ab", "ab cd"), None, ((0,), (0,))), 16)
+        encode(TAGS, READERS["pieces"], Split(("ab", "ab cd"), None, ((0,), (0,))), 16)
 
 
 def test_a_tokenizer_in_python_is_refused():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gossamer.data import Data, read
-from gossamer.task import Task, max_length, of
+from gossamer.task import Task, encode, max_length, of
 from tests import texts, tiny
 
 CLASSES = ("no", "yes")
@@ -62,7 +62,7 @@ class World:
     def examples(self) -> list[dict[str, Any]]:
         """The training split, encoded."""
         assert self.data.train is not None
-        return self.task.encode(self.tokenizer, self.data.train, max_length(self.tokenizer, self.model.config))
+        return encode(self.task, self.tokenizer, self.data.train, max_length(self.tokenizer, self.model.config))
 
 
 def model(kind: str, task: Task, seed: int = 0) -> Any:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 
-from gossamer.anatomy import blocks, loop, width
+from gossamer.anatomy import blocks, loop, towers, width
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Attention, Hidden, Logits, Task
@@ -74,6 +74,10 @@ class TinyBERT:
         """
         config, deep = deepcopy(teacher.config), len(blocks(teacher))
         hidden = self.hidden or config.hidden_size
+        if len(towers(teacher)) > 1:
+            raise ValueError(
+                f"{config.model_type} has an encoder and a decoder, expected one of them; TinyBERT makes one"
+            )
         if self.layers > deep:
             raise ValueError(f"the teacher has {deep} layers, expected {self.layers} at least; type TinyBERT({deep})")
         if (self.layers, hidden) == (deep, width(teacher)):

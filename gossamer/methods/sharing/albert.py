@@ -20,7 +20,7 @@ from gossamer.job import Job
 from gossamer.loss import Hidden, Logits, Task
 from gossamer.runtime.walks import Shared
 from gossamer.train import Train
-from gossamer.walking import twin, walk
+from gossamer.walking import own, twin, walk
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Share:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Average, install, and relearn."""
+        own(job.model, "Share")
         former = deepcopy(job.model)
         old = [block.layer for block in blocks(job.model)]
         if self.groups >= len(old):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.measure.overlap import Bleu, Rouge, bleu, chrf, longest_common, rouge, words_13a, words_plain
+from gossamer.metrics.overlap import Bleu, Rouge, bleu, chrf, longest_common, rouge, words_13a, words_plain
 
 # few words, so that texts share some; with all that the tokenizers look at
 words = st.sampled_from(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.measure.spans import Found, entities, span_scores
+from gossamer.metrics.spans import Found, entities, span_scores
 
 TAGS = [
     "O",

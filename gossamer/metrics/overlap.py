@@ -97,8 +97,8 @@ def chrf(hypotheses: Sequence[str], references: References, beta: float = 2, ord
     for text, given in _examples(hypotheses, references):
         said = _characters(text, orders)
         each = [_matches(said, _characters(one, orders)) for one in given]
-        counts += max(each, key=lambda one: _f_beta(one, beta))  # of equals the first
-    return _f_beta(counts, beta)
+        counts += max(each, key=lambda one: chrf_of(one, beta))  # of equals the first
+    return chrf_of(counts, beta)
 
 
 def chrf_counts(hypothesis: str, reference: str, orders: int = 6) -> NDArray[np.int64]:
@@ -107,8 +107,13 @@ def chrf_counts(hypothesis: str, reference: str, orders: int = 6) -> NDArray[np.
 
 
 def chrf_of(counts: NDArray[Any], beta: float = 2) -> float:
-    """chrF of texts whose counts add up to `counts`, (orders, 3)."""
-    return _f_beta(counts, beta)
+    """chrF of texts whose counts add up to `counts`, (orders, 3) as `chrf_counts` gives them."""
+    both = counts[(counts[:, 0] > 0) & (counts[:, 1] > 0)]
+    if not both[:, 2].any():
+        return 0.0
+    precision, recall = (both[:, 2] / both[:, side] for side in (0, 1))
+    p, r = float(precision.mean()), float(recall.mean())
+    return (1 + beta**2) * p * r / (beta**2 * p + r)
 
 
 def rouge(hypotheses: Sequence[str], references: References) -> Rouge:
@@ -181,15 +186,6 @@ def _matches(said: list[Counter[str]], given: list[Counter[str]]) -> NDArray[np.
     Of an order that the reference is too short for, the text counts as having none.
     """
     return np.array([(a.total() if b else 0, b.total(), (a & b).total()) for a, b in zip(said, given, strict=True)])
-
-
-def _f_beta(counts: NDArray[np.int64], beta: float) -> float:
-    both = counts[(counts[:, 0] > 0) & (counts[:, 1] > 0)]
-    if not both[:, 2].any():
-        return 0.0
-    precision, recall = (both[:, 2] / both[:, side] for side in (0, 1))
-    p, r = float(precision.mean()), float(recall.mean())
-    return (1 + beta**2) * p * r / (beta**2 * p + r)
 
 
 def _three(said: list[str], given: list[str]) -> list[float]:
