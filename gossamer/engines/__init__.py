@@ -13,8 +13,9 @@ from gossamer.environment import install
 
 ENGINES = ("onnxruntime", "torch")
 GRAPH = "model.onnx"  # the file that makes an artefact run without torch
+PACKED = "packed.onnx"  # the same for texts laid end to end
 
-__all__ = ["ENGINES", "GRAPH", "Predictor", "load", "predict"]
+__all__ = ["ENGINES", "GRAPH", "PACKED", "Predictor", "load", "predict"]
 
 
 def load(folder: str | Path, engine: str = "auto", threads: int | None = None) -> Predictor:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines import GRAPH
+from gossamer.engines import GRAPH, PACKED
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
 from gossamer.environment import install, installed
@@ -35,6 +35,7 @@ WORDS = "it was the best of films and it was the worst of films , however one lo
 # model's logits.  For an activation that lies between two integers may go either way, and all that follows with it:
 # torch's own attention kernels differ so among themselves.  Two roundings without anything in common would be at 1.4.
 EXACT, NOISE = 1e-4, 2.0
+LAID = 64  # tokens of a row when the packed graph is tried
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class Graph:
     """What was written.
 
     difference: between the logits of graph and model, root mean square over the probes; tolerance: what it may be.
-    agreement: the share of probes with the same best class.  shared: bytes of weights that are model.safetensors';
+    agreement: the share of probes with the same best class.  packed: the graph for texts laid end
+    to end, None where there is none.  shared: bytes of weights that are model.safetensors';
     own: bytes of the graph's own.
     """
 
@@ -54,6 +56,7 @@ class Graph:
     agreement: float
     shared: int
     own: int
+    packed: Path | None = None
 
 
 def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: Sequence[str] | None = None) -> Graph:
@@ -89,7 +92,87 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
         os.replace(partial, folder / GRAPH)
     finally:
         partial.unlink(missing_ok=True)
-    return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own)
+    packed = _packed(model, folder, known, batches, posed, tolerance)
+    return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own, packed)
+
+
+def _packed(
+    model: "PreTrainedModel", folder: Path, known: Facts, batches: list[Batch], posed: Task, tolerance: float
+) -> Path | None:
+    """The graph for texts laid end to end, None where the model cannot be told so; the log says why."""
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    from gossamer.engines import graph
+    from gossamer.engines.integers import SPELLED, forwards
+    from gossamer.engines.laid import Laid
+    from gossamer.engines.packing import batches as packed
+
+    reads = [read for batch in batches for read in _reads(batch)]
+    laid = list(packed(reads, known, width=LAID))
+    free = {0: "rows", 1: "width"}
+    given = {key: torch_of(value) for key, value in laid[0].batch.items()}
+    shapes = {key: {0: "texts"} if key == "firsts" else free for key in given}
+    partial = folder / f"{PACKED}.partial"
+    try:
+        with _as_it_was(model, known), forwards(model, SPELLED), _quietly():
+            program = _by_torch(Laid(model, posed), given, shapes, list(posed.outputs))
+        graph.apart(program)
+        common.ClearMetadataAndDocStringPass()(program)
+        graph.share(program, folder)
+        ir.save(program, partial)
+        _same(model, partial, reads, laid, known, posed, tolerance)
+        os.replace(partial, folder / PACKED)
+    except Exception as error:  # without it the artefact works as well, only slower
+        logger.warning("no graph for packed texts: %s", str(error).strip()[:300])
+        return None
+    finally:
+        partial.unlink(missing_ok=True)
+    return folder / PACKED
+
+
+def torch_of(array: NDArray[Any]) -> Any:
+    """The array as a tensor."""
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _reads(batch: Batch) -> list[Read]:
+    """The texts of a padded batch."""
+    types = batch.get("token_type_ids", np.zeros_like(batch["input_ids"]))
+    lengths = batch["attention_mask"].sum(1)
+    return [
+        Read(ids[:n].tolist(), kinds[:n].tolist(), False)
+        for ids, kinds, n in zip(batch["input_ids"], types, lengths, strict=True)
+    ]
+
+
+def _same(
+    model: "PreTrainedModel",
+    file: Path,
+    reads: list[Read],
+    laid: list[Any],
+    known: Facts,
+    posed: Task,
+    tolerance: float,
+) -> None:
+    """Raise ValueError unless the packed graph answers as the model does text by text."""
+    from gossamer.engines.onnxruntime import session, unpacked
+
+    graph, found = session(file, threads=1), list[Any]([None] * len(reads))
+    for one in laid:
+        for i, outputs in unpacked(graph, one, posed):
+            found[i] = np.concatenate([part.reshape(-1) for part in outputs])
+    one_by_one = [pad([read], known) for read in reads]
+    names = list(posed.outputs)
+    wanted = [
+        _logits(model, [batch], names).T if len(names) > 1 else _logits(model, [batch], names) for batch in one_by_one
+    ]
+    difference = _rms(np.concatenate(found) - np.concatenate([one.reshape(-1) for one in wanted]))
+    logger.info("answers of packed graph and model differ by %.1e (at most %.1e)", difference, tolerance)
+    if not difference <= tolerance:
+        raise ValueError(f"its answers differ from the model's by {difference:.1e}, expected at most {tolerance:.1e}")
 
 
 def _refuse(model: "PreTrainedModel", folder: Path) -> Task:
@@ -185,7 +268,7 @@ def _by_transformers(model: "PreTrainedModel", given: dict[str, Any], shapes: An
     return program
 
 
-def _by_torch(model: "PreTrainedModel", given: dict[str, Any], shapes: Any, names: list[str]) -> "ir.Model":
+def _by_torch(model: Any, given: dict[str, Any], shapes: Any, names: list[str]) -> "ir.Model":
     import torch
 
     program = torch.onnx.export(model, (), kwargs=given, dynamic_shapes=shapes, output_names=names, dynamo=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gossamer.engines.packing import Packed, batches, worth
 from gossamer.engines.texts import Facts, Reader
 from gossamer.task.kind import Decode, Read
 from gossamer.task.reading import answers as joined
@@ -16,6 +17,7 @@ WINDOW = 1024  # texts that are sorted together: padding falls from a half to a 
 Batch = dict[str, NDArray[np.int64]]  # input_ids, attention_mask, [token_type_ids]: (B, T), right padded
 Outputs = NDArray[Any] | Sequence[NDArray[Any]]
 Run = Callable[[Batch], Outputs]  # -> logits (B, classes), or whatever the task's outputs are
+Pack = Callable[[Packed], Iterator[tuple[int, Sequence[NDArray[Any]]]]]  # -> each text's outputs, as of a batch of one
 WIDEST = 2**27  # numbers that a language model may put out at once, half a gigabyte
 
 logger = logging.getLogger(__name__)
@@ -29,10 +31,17 @@ class Predictor:
     """
 
     def __init__(
-        self, name: str, facts: Facts, read: Reader, run: Run, model: Any = None, decode: Decode | None = None
+        self,
+        name: str,
+        facts: Facts,
+        read: Reader,
+        run: Run,
+        model: Any = None,
+        decode: Decode | None = None,
+        pack: Pack | None = None,
     ) -> None:
         self.name, self.task, self.labels, self.model = name, facts.task, facts.labels, model
-        self.facts, self.read, self.run, self.decode = facts, read, run, decode
+        self.facts, self.read, self.run, self.decode, self.pack = facts, read, run, decode, pack
         self._said = False
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32) -> Any:
@@ -64,6 +73,11 @@ class Predictor:
     def _parts(self, reads: Sequence[Read], batch_size: int) -> Iterator[Any]:
         """What the model says of each reading, in their order; run in batches of like length."""
         found: list[Any] = [None] * len(reads)
+        if self.pack is not None and worth([len(one.ids) for one in reads], batch_size):
+            for packed in batches(reads, self.facts):
+                for i, outputs in self.pack(packed):
+                    found[i] = self.task.cut(outputs, 0, reads[i])
+            return iter(found)
         order = sorted(range(len(reads)), key=lambda i: -len(reads[i].ids))
         first = 0
         while first < len(order):

@@ -25,7 +25,7 @@ class Facts:
     """What must be known of a model in order to ask it.
 
     typed: does it tell first and second texts apart (token_type_ids)?  mask_id: the token that hides a word.
-    vocabulary: how wide the answers of a language model are.
+    vocabulary: how wide the answers of a language model are.  first_position: what the first position is called.
     """
 
     task: task.Task
@@ -34,6 +34,7 @@ class Facts:
     typed: bool
     side: str = "right"  # the end from which a long text is cut
     mask_id: int | None = None
+    first_position: int = 0
     vocabulary: int = 0
 
     @property
@@ -80,8 +81,16 @@ def facts(folder: Path) -> Facts:
         typed=(config.get("type_vocab_size") or 0) > 1 and _types(told),
         side=told.get("truncation_side") or "right",
         mask_id=_token(folder, told, "mask_token") if hides else None,
+        first_position=_first_position(config),
         vocabulary=int(config.get("vocab_size") or 0) if posed.wide else 0,
     )
+
+
+def _first_position(config: dict[str, Any]) -> int:
+    if config.get("model_type") not in task.OFFSET_FAMILIES:
+        return 0
+    pad = config.get("pad_token_id")
+    return (1 if pad is None else int(pad)) + 1
 
 
 def _types(told: dict[str, Any]) -> bool:

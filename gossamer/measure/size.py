@@ -12,7 +12,7 @@ TOKENIZER = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "chat_template.*",
 )  # fmt: skip
-GRAPH = "model.onnx"
+GRAPH, PACKED = "model.onnx", "packed.onnx"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # read only where no safetensors are
 
@@ -77,7 +77,11 @@ def needed_bytes(folder: str | Path, engine: str) -> int:
     place = _existing(folder)
     on_graph = engine.startswith("onnx")
     expected = (GRAPH,) if on_graph else WEIGHTS + OLD_WEIGHTS
-    weights = _graph(place / GRAPH) if on_graph else _matching(place, WEIGHTS) or _matching(place, OLD_WEIGHTS)
+    if on_graph:
+        graph = _graph(place / GRAPH)
+        weights = graph and graph | _graph(place / PACKED)
+    else:
+        weights = _matching(place, WEIGHTS) or _matching(place, OLD_WEIGHTS)
     if not weights:
         raise FileNotFoundError(f"{place} holds no weights for {engine}; expected {' or '.join(expected)}")
     return _total({*weights, *_matching(place, CONFIG), *_matching(place, TOKENIZER)})
