@@ -54,21 +54,29 @@ class Predictor:
         """
         _check(texts, pairs, batch_size)
         answers: list[Any] = []
-        cut = 0
         for start in range(0, len(texts), WINDOW):
-            stop = start + WINDOW
-            window = self.read(texts[start:stop], None if pairs is None else pairs[start:stop])
-            cut += sum(one.cut for one in window)
-            parts = self._parts([part for one in window for part in (one, *one.more)], batch_size)
-            others = None if pairs is None else pairs[start:stop]
-            answers += joined(self.task, window, parts, texts[start:stop], others, self.decode)
+            some, others = texts[start : start + WINDOW], None if pairs is None else pairs[start : start + WINDOW]
+            answers += self.answers(self.reads(some, others), some, others, batch_size)
+        return self.task.stack(answers)
+
+    def reads(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Read]:
+        """What the tokenizer makes of texts: the half of `logits` that needs no model, for who runs them side by side."""
+        found = self.read(texts, pairs)
+        cut = sum(one.cut for one in found)
         if cut and not self._said and not self.task.stride:
             self._said = True
             logger.warning(
                 "%d of %d texts are longer than %d tokens and are truncated (said once)",
                 *(cut, len(texts), self.facts.max_length),
             )
-        return self.task.stack(answers)
+        return found
+
+    def answers(
+        self, reads: Sequence[Read], texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
+    ) -> list[Any]:
+        """The other half: the answer to each of the texts that were read, as the task has it."""
+        parts = self._parts([part for one in reads for part in (one, *one.more)], batch_size)
+        return joined(self.task, reads, parts, texts, pairs, self.decode)
 
     def _parts(self, reads: Sequence[Read], batch_size: int) -> Iterator[Any]:
         """What the model says of each reading, in their order; run in batches of like length."""
