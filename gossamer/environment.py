@@ -14,13 +14,15 @@ from gossamer import __version__
 
 PACKAGES = (
     *("torch", "transformers", "accelerate"),
-    *("tokenizers", "safetensors", "numpy", "onnxruntime", "onnx"),
+    *("tokenizers", "safetensors", "numpy", "onnxruntime", "openvino", "onnx"),
 )
 EXTRAS = {  # what to install for a package that is not there
     "torch": "compress",
     "transformers": "compress",
     "accelerate": "compress",
     "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "nncf": "static",
     "onnx": "export",
     "onnxscript": "export",
     "pyarrow": "parquet",
@@ -54,10 +56,15 @@ def hardware() -> dict[str, Any]:
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "instructions": [one for one in INSTRUCTIONS if one in flags],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "memory_gib": _memory(),
         "accelerators": _accelerators(),
     }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def env() -> dict[str, Any]:

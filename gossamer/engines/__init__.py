@@ -1,6 +1,8 @@
-"""The same artefact on several engines: ONNX Runtime where it carries a graph, torch for everything.
+"""The same artefact on several engines: OpenVINO or ONNX Runtime where it carries graphs, torch for everything.
 
-An engine is a module with `load(folder, threads) -> Predictor`; it imports what it needs when it is called.
+An engine of graphs is a module with NEEDS, PRECISIONS and `program(graph, threads, precision)`: a graph as a function
+of arrays by name.  It imports what it needs when it is called.  What is fastest differs from model to model and from
+machine to machine, so "auto" measures (gossamer.engines.choice).
 """
 
 from collections.abc import Sequence
@@ -8,51 +10,78 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gossamer.engines.graphs import GRAPH, PACKED, STAGES, carried
 from gossamer.engines.predictor import Predictor
 from gossamer.environment import install
 
-ENGINES = ("onnxruntime", "torch")
-GRAPH = "model.onnx"  # the file that makes an artefact run without torch
-PACKED = "packed.onnx"  # the same for texts laid end to end
+ENGINES = ("openvino", "onnxruntime", "torch")
+PRECISIONS = ("saved", "bf16", "int8")
 
-__all__ = ["ENGINES", "GRAPH", "PACKED", "Predictor", "load", "predict"]
+__all__ = ["ENGINES", "GRAPH", "PACKED", "PRECISIONS", "STAGES", "Predictor", "load", "predict"]
 
 
-def load(folder: str | Path, engine: str = "auto", threads: int | None = None) -> Predictor:
+def load(
+    folder: str | Path,
+    engine: str = "auto",
+    threads: int | None = None,
+    *,
+    precision: str = "saved",
+    compiled: bool = False,
+    device: str = "cpu",
+) -> Predictor:
     """An artefact, or a plain classifier's folder, ready to answer.
 
-    engine: "onnxruntime" (imports neither torch nor transformers), "torch", or "auto": onnxruntime if the folder
-    carries a graph and onnxruntime is installed, else torch.  threads: how many the engine may use; None: all cores
-    this process may use.
+    engine: "openvino" or "onnxruntime" (these import neither torch nor transformers), "torch", or "auto": the fastest
+    of those that are installed and can run it, as measured once on this machine.  threads: how many the engine may use;
+    None: all cores this process may use.  precision: "saved" (as it was saved; what "auto" chooses among), "bf16"
+    (openvino or torch), or "int8" (openvino, where the artefact carries a static int8 graph).  compiled: torch only,
+    through torch.compile: slow to start.  device: torch only, as in "cuda".
 
     Raises:
-        ValueError: unknown engine, fewer than one thread, or a folder that is damaged or incomplete.
+        ValueError: unknown engine or precision, fewer than one thread, or a folder that is damaged or incomplete.
         FileNotFoundError: there is no such folder, or it holds no model.
         ImportError: the engine is not installed; the message says what to type.
     """
     folder = Path(folder)
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"unknown engine '{engine}', expected one of: auto, {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision '{precision}', expected one of: {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}, expected 1 or more (or None for all cores)")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder '{folder}'; expected one that gossamer compress wrote")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"'{folder}' holds no model (no config.json); expected what gossamer compress wrote")
-    graph = (folder / GRAPH).is_file()
     if engine == "auto":
-        engine = "onnxruntime" if graph and (_has("onnxruntime") or not _has("torch")) else "torch"
-    if engine == "onnxruntime" and not graph:
+        from gossamer.engines.choice import fastest
+
+        engine = fastest(folder, threads)
+    if engine != "torch" and not carried(folder):
         raise FileNotFoundError(f"'{folder}' carries no graph ({GRAPH}); load it with engine=\"torch\"")
-    if not _has(engine) or (engine == "torch" and not _has("transformers")):
-        raise ImportError(f"engine '{engine}' is not installed; type: {install(engine)}")
-    if engine == "onnxruntime":
-        from gossamer.engines import onnxruntime
+    missing = lacks(engine)
+    if missing:
+        raise ImportError(f"engine '{engine}' is not installed; type: {install(missing)}")
+    if engine == "torch":
+        from gossamer.engines import torch
 
-        return onnxruntime.load(folder, threads)
-    from gossamer.engines import torch
+        return torch.load(folder, threads, precision=precision, compiled=compiled, device=device)
+    return _by_graphs(engine, folder, threads, precision)
 
-    return torch.load(folder, threads)
+
+def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str) -> Predictor:
+    from gossamer.engines import graphs, onnxruntime, openvino
+
+    chosen = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
+    if precision not in chosen.PRECISIONS:
+        raise ValueError(f"{engine} has no precision '{precision}', expected one of: {', '.join(chosen.PRECISIONS)}")
+    return graphs.load(engine, folder, lambda file: chosen.program(file, threads, precision), alone=threads == 1)
+
+
+def lacks(engine: str) -> str:
+    """The package that an engine needs and that is not installed; "" where it can be used."""
+    needs = ("torch", "transformers") if engine == "torch" else (engine,)
+    return next((package for package in needs if find_spec(package) is None), "")
 
 
 def predict(
@@ -60,7 +89,3 @@ def predict(
 ) -> list[dict[str, Any]]:
     """The answers of an artefact to texts, in order: {"label", "score"} each, or {"value"}; see `load` to ask again."""
     return load(folder)(texts, pairs, batch_size)
-
-
-def _has(package: str) -> bool:
-    return find_spec(package) is not None

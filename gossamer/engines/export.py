@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines import GRAPH, PACKED
+from gossamer.engines.exporters import as_it_was, by_torch, by_transformers, put, quietly
+from gossamer.engines.graphs import GRAPH, PACKED, STAGES
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
 from gossamer.environment import install, installed
@@ -35,7 +36,6 @@ WORDS = "it was the best of films and it was the worst of films , however one lo
 # model's logits.  For an activation that lies between two integers may go either way, and all that follows with it:
 # torch's own attention kernels differ so among themselves.  Two roundings without anything in common would be at 1.4.
 EXACT, NOISE = 1e-4, 2.0
-LAID = 64  # tokens of a row when the packed graph is tried
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ class Graph:
     """What was written.
 
     difference: between the logits of graph and model, root mean square over the probes; tolerance: what it may be.
-    agreement: the share of probes with the same best class.  packed: the graph for texts laid end
-    to end, None where there is none.  shared: bytes of weights that are model.safetensors';
-    own: bytes of the graph's own.
+    agreement: the share of probes with the same best class.  shared: bytes of weights that are model.safetensors';
+    own: bytes of the graph's own.  packed: the graph for texts laid end to end, or its stages where the way depends on
+    the text (then there is no other graph); () where the model cannot be told so.
     """
 
     file: Path
@@ -56,86 +56,44 @@ class Graph:
     agreement: float
     shared: int
     own: int
-    packed: Path | None = None
+    packed: tuple[Path, ...] = ()
 
 
 def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: Sequence[str] | None = None) -> Graph:
-    """Write model.onnx beside the model.safetensors, config.json and tokenizer.json that `folder` holds already.
+    """Write model.onnx and packed.onnx beside the model.safetensors, config.json, tokenizer.json of `folder`.
 
-    model: one with a head for any task but generating text, on the CPU in fp32.  tokenizer: the one that was saved in
-    `folder`.  probes: texts on which graph and model are compared, beside some of our own; by default only those.
+    Where the way depends on the text, stage-00.onnx and so on take their place.  model: one with a head for any task
+    but generating text, on the CPU in fp32.  tokenizer: the one that was saved in `folder`.  probes: texts on which
+    graph and model are compared, beside some of our own; by default only those.
 
     Raises:
-        ValueError: the model's way depends on the text (no graph holds that), it is in another precision or on another
-            device, the folder lacks a file, or graph and model differ.
+        ValueError: the model is in another precision or on another device, the folder lacks a file, or graph and model
+            differ.
         RuntimeError: neither exporter can express the model.
         ImportError: onnx, onnxscript or onnxruntime is missing; the message says what to type.
     """
     folder = Path(folder)
     posed = _refuse(model, folder)
-    import onnx_ir as ir
-    from onnx_ir.passes import common
-
-    from gossamer.engines import graph
+    from gossamer.engines import graph, stages
+    from gossamer.engines.laid import cuts
 
     known = facts(folder)
     batches = _probes(folder, known, tokenizer, [*(probes or ()), *_texts()], model.config.vocab_size)
+    wanted = _logits(model, batches, list(posed.outputs))
+    tolerance = _tolerance(model, batches, posed, wanted)
+    reads = [read for batch in batches for read in _reads(batch)]
+    if cuts(model):
+        return Graph(**stages.write(model, folder, known, reads, tolerance))
     program = _program(model, batches[0], known, posed)
     graph.narrow(program)
-    graph.apart(program)
-    common.ClearMetadataAndDocStringPass()(program)  # stack traces, with the paths of whoever exported
-    shared, own = graph.share(program, folder)
-    partial = folder / f"{GRAPH}.partial"
+    with put(program, folder, GRAPH) as (partial, shared, own):
+        difference, agreement = _compare(partial, batches, posed, wanted, tolerance)
+    packed: tuple[Path, ...] = ()
     try:
-        ir.save(program, partial)
-        difference, tolerance, agreement = _compare(model, partial, batches, posed)
-        os.replace(partial, folder / GRAPH)
-    finally:
-        partial.unlink(missing_ok=True)
-    packed = _packed(model, folder, known, batches, posed, tolerance)
-    return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own, packed)
-
-
-def _packed(
-    model: "PreTrainedModel", folder: Path, known: Facts, batches: list[Batch], posed: Task, tolerance: float
-) -> Path | None:
-    """The graph for texts laid end to end, None where the model cannot be told so; the log says why."""
-    import onnx_ir as ir
-    from onnx_ir.passes import common
-
-    from gossamer.engines import graph
-    from gossamer.engines.integers import SPELLED, forwards
-    from gossamer.engines.laid import Laid
-    from gossamer.engines.packing import batches as packed
-
-    reads = [read for batch in batches for read in _reads(batch)]
-    laid = list(packed(reads, known, width=LAID))
-    free = {0: "rows", 1: "width"}
-    given = {key: torch_of(value) for key, value in laid[0].batch.items()}
-    shapes = {key: {0: "texts"} if key == "firsts" else free for key in given}
-    partial = folder / f"{PACKED}.partial"
-    try:
-        with _as_it_was(model, known), forwards(model, SPELLED), _quietly():
-            program = _by_torch(Laid(model, posed), given, shapes, list(posed.outputs))
-        graph.apart(program)
-        common.ClearMetadataAndDocStringPass()(program)
-        graph.share(program, folder)
-        ir.save(program, partial)
-        _same(model, partial, reads, laid, known, posed, tolerance)
-        os.replace(partial, folder / PACKED)
+        packed = stages.write(model, folder, known, reads, tolerance)["packed"]
     except Exception as error:  # without it the artefact works as well, only slower
         logger.warning("no graph for packed texts: %s", str(error).strip()[:300])
-        return None
-    finally:
-        partial.unlink(missing_ok=True)
-    return folder / PACKED
-
-
-def torch_of(array: NDArray[Any]) -> Any:
-    """The array as a tensor."""
-    import torch
-
-    return torch.from_numpy(array)
+    return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own, packed)
 
 
 def _reads(batch: Batch) -> list[Read]:
@@ -148,47 +106,11 @@ def _reads(batch: Batch) -> list[Read]:
     ]
 
 
-def _same(
-    model: "PreTrainedModel",
-    file: Path,
-    reads: list[Read],
-    laid: list[Any],
-    known: Facts,
-    posed: Task,
-    tolerance: float,
-) -> None:
-    """Raise ValueError unless the packed graph answers as the model does text by text."""
-    from gossamer.engines.onnxruntime import session, unpacked
-
-    graph, found = session(file, threads=1), list[Any]([None] * len(reads))
-    for one in laid:
-        for i, outputs in unpacked(graph, one, posed):
-            found[i] = np.concatenate([part.reshape(-1) for part in outputs])
-    one_by_one = [pad([read], known) for read in reads]
-    names = list(posed.outputs)
-    wanted = [
-        _logits(model, [batch], names).T if len(names) > 1 else _logits(model, [batch], names) for batch in one_by_one
-    ]
-    difference = _rms(np.concatenate(found) - np.concatenate([one.reshape(-1) for one in wanted]))
-    logger.info("answers of packed graph and model differ by %.1e (at most %.1e)", difference, tolerance)
-    if not difference <= tolerance:
-        raise ValueError(f"its answers differ from the model's by {difference:.1e}, expected at most {tolerance:.1e}")
-
-
 def _refuse(model: "PreTrainedModel", folder: Path) -> Task:
     """The model's task, if a graph can hold the model."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if installed(package) is None:
             raise ImportError(f"writing a graph needs {package}; type: {install(package)}")
-    from gossamer.runtime.walks import stack_of
-
-    stack = stack_of(model)
-    dynamic = [type(walk).__name__ for walk in stack.walking if walk.dynamic] if stack is not None else []
-    if dynamic:
-        raise ValueError(
-            f"{' and '.join(dynamic)} takes another way for each text, which no fixed graph can hold; "
-            'this artefact runs with engine="torch"'
-        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} is on {tensor.device}, expected the CPU; type model.cpu()")
@@ -245,91 +167,43 @@ def _program(model: "PreTrainedModel", sample: Batch, known: Facts, posed: Task)
     given = {key: torch.from_numpy(value) for key, value in sample.items()}
     length = min(known.max_length, getattr(model.config, "max_position_embeddings", None) or known.max_length)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=length)}
-    by_torch = partial(_by_torch, names=list(posed.outputs))
-    exporters: list[Callable[..., ir.Model]] = [_by_transformers, _by_transformers, by_torch]
+    by_hand = partial(by_torch, names=list(posed.outputs))
+    exporters: list[Callable[..., ir.Model]] = [by_transformers, by_transformers, by_hand]
     shapes: list[Any] = [dict.fromkeys(given, free), None, dict.fromkeys(given, free)]
     failed: list[str] = []
-    with _as_it_was(model, known), forwards(model, SPELLED):
+    with as_it_was(model, known), forwards(model, SPELLED):
         for export, shape in zip(exporters, shapes, strict=True):
             try:
-                with _quietly():
+                with quietly():
                     return export(model, given, shape)
             except Exception as error:  # what an exporter raises is its own affair; the next one may do better
                 failed.append(f"{type(error).__name__}: {str(error).strip()[:300]}")
     raise RuntimeError(f'no exporter can express this model; it runs with engine="torch" ({"; ".join(failed)})')
 
 
-def _by_transformers(model: "PreTrainedModel", given: dict[str, Any], shapes: Any) -> "ir.Model":
-    from transformers.exporters.configs import OnnxConfig
-    from transformers.exporters.exporter_onnx import OnnxExporter
+def _tolerance(model: "PreTrainedModel", batches: list[Batch], posed: Task, wanted: NDArray[np.float32]) -> float:
+    """How far the logits of graph and model may be apart; see EXACT."""
+    from gossamer.engines.integers import SMOOTH, forwards, rounds
 
-    exported = OnnxExporter().export(model, given, config=OnnxConfig(dynamic=True, dynamic_shapes=shapes))
-    program: ir.Model = exported.program
-    return program
-
-
-def _by_torch(model: Any, given: dict[str, Any], shapes: Any, names: list[str]) -> "ir.Model":
-    import torch
-
-    program = torch.onnx.export(model, (), kwargs=given, dynamic_shapes=shapes, output_names=names, dynamo=True)
-    assert program is not None
-    return program.model
+    tolerance = EXACT * max(1.0, float(np.abs(wanted).max()))
+    if rounds(model):
+        with forwards(model, SMOOTH):
+            tolerance += NOISE * _rms(_logits(model, batches, list(posed.outputs)) - wanted)
+    return tolerance
 
 
-@contextmanager
-def _as_it_was(model: "PreTrainedModel", known: Facts) -> Iterator[None]:
-    """The model evaluated, with attention spelled out (fused attention exports as more), and afterwards as before."""
-    from gossamer.runtime.attention import NAME, listening
-
-    training, attention, pad_id = model.training, model.config._attn_implementation, model.config.pad_token_id
-    with ExitStack() as open_:
-        open_.enter_context(listening(lambda heard: None))  # ours spells the softmax out while somebody listens
-        try:
-            model.eval()
-            if attention != NAME:  # ours may do more than attend
-                model.set_attn_implementation("eager")
-            model.config.pad_token_id = known.pad_id
-            yield
-        finally:
-            vars(model).pop("forward", None)  # an exporter forgets its own
-            model.config.pad_token_id = pad_id
-            if attention != NAME:
-                model.set_attn_implementation(attention)
-            model.train(training)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Exporters tell of every step and of their own deprecations: not news for whoever compresses a model."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.disable(before)
-
-
-def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch], posed: Task) -> tuple[float, float, float]:
-    """Difference, tolerance and agreement of graph and model; see Graph.
+def _compare(
+    file: Path, batches: list[Batch], posed: Task, wanted: NDArray[np.float32], tolerance: float
+) -> tuple[float, float]:
+    """Difference and agreement of graph and model; see Graph.
 
     Raises:
         ValueError: the difference is larger than the tolerance, or an answer is not a number.
     """
-    from gossamer.engines.integers import SMOOTH, forwards, rounds
-    from gossamer.engines.onnxruntime import session
+    from gossamer.engines.onnxruntime import program
 
-    graph = session(file, threads=1)
-    inputs = {one.name for one in graph.get_inputs()}
-    names = list(posed.outputs)
-    given = [{key: batch[key] for key in batch if key in inputs} for batch in batches]
-    found = np.concatenate([_rows(graph.run(names, one), batch) for one, batch in zip(given, batches, strict=True)])
-    wanted = _logits(model, batches, names)
-    tolerance = EXACT * max(1.0, float(np.abs(wanted).max()))
-    if rounds(model):
-        with forwards(model, SMOOTH):
-            tolerance += NOISE * _rms(_logits(model, batches, names) - wanted)
+    graph = program(file, threads=1)
+    found = np.concatenate([_rows([graph(batch)[name] for name in posed.outputs], batch) for batch in batches])
     difference = _rms(found - wanted)
     logger.info("logits of graph and model differ by %.1e (at most %.1e)", difference, tolerance)
     if not difference <= tolerance:
@@ -337,7 +211,7 @@ def _compare(model: "PreTrainedModel", file: Path, batches: list[Batch], posed: 
             f"the graph's logits differ from the model's by {difference:.1e}, expected at most {tolerance:.1e}; "
             'no graph was written, the artefact runs with engine="torch"'
         )
-    return difference, tolerance, float((found.argmax(1) == wanted.argmax(1)).mean())
+    return difference, float((found.argmax(1) == wanted.argmax(1)).mean())
 
 
 def _rows(outputs: Sequence[NDArray[np.float32]], batch: Batch) -> NDArray[np.float32]:

@@ -1,37 +1,103 @@
-"""A model that reads texts laid end to end (see gossamer.engines.packing), for export to a graph.
+"""A model, or a stretch of its way, that reads texts laid end to end (see gossamer.engines.packing): to be exported.
 
 Each text attends to itself alone, by a block-diagonal mask that the graph makes from segment numbers, and counts its
 own positions; a head that reads the first token reads that of each text.  So what comes out is what the model says of
 each text alone.
+
+Where the way depends on the text, it is cut into stages wherever texts may have their answer (after a layer) or tokens
+may leave (after an attention).  A stage ends in the hidden states and in what the walks decide: who is done, with which
+answer, and which tokens stay.  Whoever runs the stages (gossamer.engines.course) lets them go and lays out the rest.
 """
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.anatomy import head, relative
+from gossamer.anatomy import head, loop, relative
+from gossamer.engines.course import MEMORY, NEXT
+from gossamer.runtime.attention import Heard, listening
+from gossamer.runtime.passage import Passage
+from gossamer.runtime.walks import ACTIVATIONS, Stack, TokenThreshold, stack_of
 from gossamer.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu}
+Given = dict[str, Tensor]
 
 
-class Laid(nn.Module):
-    """The model as a function of input_ids, position_ids, segments (B, T), firsts (n,) and perhaps token types.
+class Cut(NamedTuple):
+    """A place on the way: after so many layers, and then after the attention of the next if `half`."""
 
-    It answers with (n, classes) for a task with one answer a text, else with what the model says of each token (B, T).
+    step: int
+    half: bool
+
+
+class Watched(Passage):
+    """A passage that lets nobody go, but notes who would, in operations that a graph can hold."""
+
+    kept: Tensor | None = None
+
+    def answer(self, logits: Tensor, who: Tensor) -> None:
+        """Note the answers of texts that have none yet."""
+        who = who & ~self.finished
+        before = torch.zeros_like(logits) if self.answers is None else self.answers
+        self.answers = torch.where(who[:, None], logits, before)
+        self.finished = self.finished | who
+
+    def keep_tokens(self, keep: Tensor) -> None:
+        """Note which tokens stay; (R, T)."""
+        self.kept = keep & self.valid if self.kept is None else self.kept & keep
+
+
+def cuts(model: "PreTrainedModel") -> list[Cut]:
+    """Where the way of this model is to be cut, [] where it is the same for every text.
+
+    Raises:
+        ValueError: some walk needs to know what a stage cannot.
+    """
+    stack = stack_of(model)
+    walks = [walk for walk in stack.walking if walk.dynamic] if stack is not None else []
+    if stack is None or not walks:
+        return []
+    for walk in walks:
+        if isinstance(walk, TokenThreshold) and walk.length is None:
+            raise ValueError("TokenThreshold measures by the length of each text, as only the first artefacts did")
+    tokens, depth = any(walk.listens for walk in walks), len(_order(stack))
+    if tokens and not stack.midpoint:
+        raise ValueError(f"the layers of {model.config.model_type} have no place between attention and feed-forward")
+    found = list[Cut]()
+    for step in range(depth):
+        found += [Cut(step, True)] if tokens else []
+        found += [Cut(step + 1, False)] if step < depth - 1 and any(walk.stops(step) for walk in walks) else []
+    return found
+
+
+def _order(stack: Stack) -> list[int]:
+    order: Any = range(len(stack.layers))
+    for walk in stack.walking:
+        order = walk.order(order)
+    return list(order)
+
+
+class Stage(nn.Module):
+    """A stretch of the model as a function of tensors by name.
+
+    It reads segments and position_ids (R, T), firsts (n,), and from the beginning of the way input_ids and perhaps
+    token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  It answers, at the end of the way, with
+    (n, classes) for a task with one answer a text, else with what the model says of each token (R, T, ...).  Earlier it
+    answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.* (n, ...), as far as there are such.
 
     Raises:
         ValueError: the family has positions that cannot be told to it, or a head that reads something else.
     """
 
-    def __init__(self, model: "PreTrainedModel", task: Task) -> None:
+    def __init__(self, model: "PreTrainedModel", task: Task, begin: Cut | None = None, end: Cut | None = None) -> None:
         super().__init__()
-        self.model, self.task = model, task
+        self.model, self.task, self.begin, self.end = model, task, begin, end
         base: Any = model.base_model
         if "position_ids" not in inspect.signature(base.forward).parameters or relative(model) is not None:
             raise ValueError(f"{model.config.model_type} cannot be told the positions of tokens")
@@ -45,25 +111,112 @@ class Laid(nn.Module):
         if task.per_text and reads not in ([], ["first"]):
             raise ValueError(f"the head of this {model.config.model_type} reads {reads[0]}, expected the first token")
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        segments: Tensor,
-        firsts: Tensor,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, ...]:
-        """(n, classes), or an output (B, T, ...) for each that the task names."""
-        apart = segments[:, None, :, None] != segments[:, None, None, :]  # (B, 1, T, T)
+    def forward(self, given: Given) -> Given:
+        """What comes out of the stretch, by name."""
+        segments = given["segments"]
+        apart = segments[:, None, :, None] != segments[:, None, None, :]  # (R, 1, T, T)
         mask = apart.to(torch.float32) * -1e9  # far under any score, and finite where a whole row is padding
-        given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        words = {k: given[k] for k in ("input_ids", "token_type_ids") if k in given}
+        words = words or {"inputs_embeds": given["x"]}
         base: Any = self.model.base_model
-        x = base(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, **given).last_hidden_state
+        told = {"attention_mask": mask, "position_ids": given["position_ids"], **words}
+        if self.begin is None and self.end is None and not cuts(self.model):
+            return self._answers(base(**told).last_hidden_state, given)
+        stack, path = stack_of(self.model), loop(self.model)
+        assert stack is not None
+        stretch = Stretch(stack, self.begin, self.end, given)
+        self.model.set_submodule(path, stretch)
+        try:
+            x = base(**told).last_hidden_state
+        finally:
+            self.model.set_submodule(path, stack)
+        return self._answers(x, given) if self.end is None else stretch.found()
+
+    def _answers(self, x: Tensor, given: Given) -> Given:
+        """What the head says of the last hidden states (R, T, d)."""
         if self.task.per_text:
-            x = x.flatten(0, 1).index_select(0, firsts)[:, None]  # (n, 1, d)
+            x = x.flatten(0, 1).index_select(0, given["firsts"])[:, None]  # (n, 1, d)
         for step in self.steps:
             if step == "first":
                 x = x[:, 0]
             else:
                 x = ACTIVATIONS[step](x) if step in ACTIVATIONS else self.model.get_submodule(step)(x)
-        return tuple(x.unbind(-1)) if len(self.task.outputs) == 2 else x
+        outputs = x.unbind(-1) if len(self.task.outputs) == 2 else (x,)
+        return dict(zip(self.task.outputs, outputs, strict=True))
+
+
+class Stretch(nn.Module):
+    """Stands where a model has its stack, for the time of one call: some of its steps, from states that are given."""
+
+    def __init__(self, stack: Stack, begin: Cut | None, end: Cut | None, given: Given) -> None:
+        super().__init__()
+        self.layers, self.order, self.walks, self.midpoint = stack.layers, _order(stack), stack.walking, stack.midpoint
+        self.begin, self.end, self.given = begin, end, given
+        self.x, n = torch.empty(0), given["firsts"].shape[0]  # len() would fix it
+        memory = {k.removeprefix(MEMORY): v for k, v in given.items() if k.startswith(MEMORY)}
+        empty = torch.zeros(n, dtype=torch.int64)
+        self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
+        self.texts.memory = memory
+        seen, tokens = given["segments"] > 0, given["position_ids"]
+        self.tokens = Watched(self.x, {}, empty, tokens, seen, seen.sum(1), empty != 0)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.run
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, i: Any) -> Any:
+        return [self.run] if isinstance(i, slice) else self.layers[i]
+
+    def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the family's loop calls once; x (R, T, d) counts at the beginning of the way only."""
+        self.x = x if self.begin is None else self.given["x"]
+        first, entered = self.begin or Cut(0, False)
+        last, stops = self.end or Cut(len(self.order), False)
+        out: Any = self.x
+        for step in range(first, last + stops):
+            layer = self.layers[self.order[step]]
+            out = self._layer(layer, step, args, kwargs, enters=entered and step == first)
+            if stops and step == last:  # self.x stands at the midpoint; the rest of the layer is for nobody
+                return out
+            self.x = out[0] if isinstance(out, tuple) else out
+            self._depart(step)
+        return (self.x, *out[1:]) if isinstance(out, tuple) else self.x
+
+    def _layer(self, layer: nn.Module, step: int, args: Any, kwargs: Any, enters: bool) -> Any:
+        """The output of a layer, on whose way the walks are asked; enters: its attention has been passed before."""
+        heard: list[Heard] = []
+
+        def ask(sublayer: nn.Module, given: Any, out: Any) -> Any:
+            if enters:
+                x = self.x
+            else:
+                x = self.x = out[0] if isinstance(out, tuple) else out
+                self.tokens.x, self.tokens.step = x, step
+                for walk in self.walks:
+                    walk.between(self.tokens, heard[-1] if heard else None)
+            return (x, *out[1:]) if isinstance(out, tuple) else x
+
+        hook = layer.get_submodule(self.midpoint).register_forward_hook(ask) if self.midpoint else None
+        try:
+            with listening(heard.append):
+                return layer(self.x, *args, **kwargs)
+        finally:
+            if hook is not None:
+                hook.remove()
+
+    def _depart(self, step: int) -> None:
+        """After a layer: ask the walks who is done; they see the first token of each text, (n, 1, d)."""
+        self.texts.x, self.texts.step = self.x.flatten(0, 1).index_select(0, self.given["firsts"])[:, None], step
+        for walk in self.walks:
+            walk.depart(self.texts)
+
+    def found(self) -> Given:
+        """What the stage ends in."""
+        said = {NEXT + "x": self.x}
+        if self.tokens.kept is not None:
+            said["keep"] = self.tokens.kept
+        if self.texts.answers is not None:
+            said |= {"done": self.texts.finished, "logits": self.texts.answers}
+        return said | {NEXT + MEMORY + name: value for name, value in self.texts.memory.items()}

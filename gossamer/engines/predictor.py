@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.packing import Packed, batches, worth
+from gossamer.engines.packing import worth
 from gossamer.engines.texts import Facts, Reader
 from gossamer.task.kind import Decode, Read
 from gossamer.task.reading import answers as joined
@@ -17,7 +17,7 @@ WINDOW = 1024  # texts that are sorted together: padding falls from a half to a 
 Batch = dict[str, NDArray[np.int64]]  # input_ids, attention_mask, [token_type_ids]: (B, T), right padded
 Outputs = NDArray[Any] | Sequence[NDArray[Any]]
 Run = Callable[[Batch], Outputs]  # -> logits (B, classes), or whatever the task's outputs are
-Pack = Callable[[Packed], Iterator[tuple[int, Sequence[NDArray[Any]]]]]  # -> each text's outputs, as of a batch of one
+Pack = Callable[[Sequence[Read]], Iterator[tuple[int, Sequence[NDArray[Any]]]]]  # -> outputs as of batches of one
 WIDEST = 2**27  # numbers that a language model may put out at once, half a gigabyte
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ class Predictor:
     """An artefact that answers.  It may be called from several threads at once.
 
     name: the engine.  task: what it answers (gossamer.task).  labels: the classes in the order of the logits, None
-    where answers are no classes.  model: the torch model, None where there is none.
+    where answers are no classes.  model: the torch model, None where there is none.  run: answers for a padded batch;
+    pack: for texts laid end to end, used where that saves tokens, or where there is no other way.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Predictor:
         name: str,
         facts: Facts,
         read: Reader,
-        run: Run,
+        run: Run | None,
         model: Any = None,
         decode: Decode | None = None,
         pack: Pack | None = None,
@@ -81,11 +82,11 @@ class Predictor:
     def _parts(self, reads: Sequence[Read], batch_size: int) -> Iterator[Any]:
         """What the model says of each reading, in their order; run in batches of like length."""
         found: list[Any] = [None] * len(reads)
-        if self.pack is not None and worth([len(one.ids) for one in reads], batch_size):
-            for packed in batches(reads, self.facts):
-                for i, outputs in self.pack(packed):
-                    found[i] = self.task.cut(outputs, 0, reads[i])
+        if self.pack is not None and (self.run is None or worth([len(one.ids) for one in reads], batch_size)):
+            for i, outputs in self.pack(reads):
+                found[i] = self.task.cut(outputs, 0, reads[i])
             return iter(found)
+        assert self.run is not None, "a predictor has one way at least"
         order = sorted(range(len(reads)), key=lambda i: -len(reads[i].ids))
         first = 0
         while first < len(order):

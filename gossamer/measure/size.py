@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gossamer.engines.graphs import GRAPH, STAGES, carried
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ TOKENIZER = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "chat_template.*",
 )  # fmt: skip
-GRAPH, PACKED = "model.onnx", "packed.onnx"
+STATIC = "static.*"  # OpenVINO's own form of a graph, with its weights
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # read only where no safetensors are
 
@@ -70,18 +72,19 @@ def needed_bytes(folder: str | Path, engine: str) -> int:
     """The bytes that running the model takes: its config, its tokenizer and the weights that the engine reads.
 
     folder: an artefact, or a plain transformers folder (which may hold checkpoints and other weight formats as well).
-    engine: "onnxruntime" reads the graph, and the files beside it that the graph names (which may be the safetensors);
-    any other engine reads the safetensors, or where there are none, pytorch_model.bin.
+    engine: "onnxruntime" and "openvino" read the graphs, and the files beside them that the graphs name (which may be
+    the safetensors); "openvino-int8" reads its static graph; any other engine reads the safetensors, or where there
+    are none, pytorch_model.bin.
     Raises FileNotFoundError when the folder, or weights for that engine in it, cannot be found.
     """
     place = _existing(folder)
-    on_graph = engine.startswith("onnx")
-    expected = (GRAPH,) if on_graph else WEIGHTS + OLD_WEIGHTS
-    if on_graph:
-        graph = _graph(place / GRAPH)
-        weights = graph and graph | _graph(place / PACKED)
+    expected: tuple[str, ...]
+    if engine == "openvino-int8":
+        expected, weights = (STATIC,), _matching(place, (STATIC,))
+    elif engine in ("onnxruntime", "openvino"):
+        expected, weights = (GRAPH, STAGES), {file for graph in carried(place) for file in _graph(graph)}
     else:
-        weights = _matching(place, WEIGHTS) or _matching(place, OLD_WEIGHTS)
+        expected, weights = WEIGHTS + OLD_WEIGHTS, _matching(place, WEIGHTS) or _matching(place, OLD_WEIGHTS)
     if not weights:
         raise FileNotFoundError(f"{place} holds no weights for {engine}; expected {' or '.join(expected)}")
     return _total({*weights, *_matching(place, CONFIG), *_matching(place, TOKENIZER)})
@@ -89,8 +92,6 @@ def needed_bytes(folder: str | Path, engine: str) -> int:
 
 def _graph(graph: Path) -> set[Path]:
     """The graph, and its external data: files of its folder whose names stand in it."""
-    if not graph.is_file():
-        return set()
     content = graph.read_bytes()
     named = {one for one in graph.parent.iterdir() if one.is_file() and one.name.encode() in content}
     return {graph, *(one for one in named if one.suffix in (".safetensors", ".data", ".onnx_data"))}

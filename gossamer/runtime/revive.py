@@ -21,7 +21,10 @@ from .manifest import FORMAT, check, seal, too_new
 
 MODEL_TYPE = "gossamer"
 WRONG = "{} does not hold the weights that its config describes"
-DERIVED = ("model.onnx", "packed.onnx", "probe.safetensors", "report.json", "manifest.json")
+DERIVED = (
+    *("model.onnx", "packed.onnx", "stage-*.onnx", "static.*"),
+    *("probe.safetensors", "report.json", "manifest.json"),
+)
 OURS = ("gossamer", "gossamer_format", "base_model_type", "auto_map")
 TASKS = (
     "AutoModel",
@@ -90,8 +93,9 @@ def rebuild(base: type[PreTrainedModel], found: Mapping[str, Any]) -> type[PreTr
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".part-", dir=folder) as part:  # on the same disk, whatever is mounted here
             write(self, Path(part), **options)
-            for stale in (*DERIVED, "config.json"):  # the first tell of the weights as they were
-                (folder / stale).unlink(missing_ok=True)
+            for pattern in (*DERIVED, "config.json"):  # the first tell of the weights as they were
+                for stale in [*folder.glob(pattern)]:
+                    stale.unlink()
             for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
                 old.unlink()  # cut into other pieces, they would be read in place of the new ones
             for file in sorted(Path(part).iterdir(), key=lambda file: file.name == "config.json"):

@@ -38,6 +38,10 @@ class Walk(nn.Module):
     def depart(self, passage: Passage) -> None:
         """After a layer: mark answers, let tokens go."""
 
+    def stops(self, step: int) -> bool:
+        """Whether an example can have its answer after this step (0-based), before the last."""
+        return False
+
 
 class Shared(Walk):
     """One stored layer plays at several positions (Lan et al., ICLR 2020; Takase & Kiyono, 2021)."""
@@ -96,6 +100,10 @@ class Patience(Walk):
             agreed = torch.where(same, passage.memory["agreed"] + 1, 0)
         passage.memory["last"], passage.memory["agreed"] = guess, agreed
         passage.answer(logits, agreed >= self.patience)
+
+    def stops(self, step: int) -> bool:
+        """As many classifiers must have agreed."""
+        return self.patience <= step < self.depth - 1
 
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu}
@@ -208,6 +216,9 @@ class Stack(nn.ModuleList):
 
     def __iter__(self) -> Iterator[Any]:
         yield self.run
+
+    def __repr__(self) -> str:
+        return nn.Module.__repr__(self)  # a list's would ask for its items, and the walk's for the list
 
     def __getitem__(self, i: Any) -> Any:
         return [self.run] if isinstance(i, slice) else self.layers[i]

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossamer.engines import export, load, onnxruntime
-from gossamer.engines.packing import TOKENS, WIDTH, batches, bins, worth
+from gossamer.engines import export, load
+from gossamer.engines.course import closer
+from gossamer.engines.packing import TOKENS, WIDTH, bins, fill, layouts, worth
 from gossamer.engines.texts import Facts
 from gossamer.task import Classification, Read
 
@@ -26,14 +27,14 @@ def test_every_text_is_in_one_bin_and_no_bin_overflows(lengths, width):
 
 @settings(deadline=None)
 @given(LENGTHS)
-def test_a_packed_batch_holds_each_text_whole(lengths):
+def test_a_grid_holds_each_text_whole(lengths):
     chance = np.random.default_rng(0)
     reads = [Read(chance.integers(10, 99, n).tolist(), [i % 2] * n, False) for i, n in enumerate(lengths)]
     seen = []
-    for one in batches(reads, KNOWN):
-        batch = one.batch
-        assert batch["input_ids"].size <= max(TOKENS, max(lengths))
-        for at, (i, (y, x)) in enumerate(zip(one.texts, one.spans, strict=True)):
+    for layout in layouts(lengths):
+        batch = fill(layout, reads, KNOWN)
+        assert batch["input_ids"].size <= max(TOKENS, *lengths)
+        for at, (i, y, x) in enumerate(zip(layout.texts, layout.rows, layout.columns, strict=True)):
             end = x + lengths[i]
             assert batch["input_ids"][y, x:end].tolist() == reads[i].ids
             assert batch["token_type_ids"][y, x:end].tolist() == reads[i].types
@@ -43,7 +44,27 @@ def test_a_packed_batch_holds_each_text_whole(lengths):
             assert number > 0 and (batch["segments"][y] == number).sum() == lengths[i], "nobody else has it"
             seen.append(i)
         assert (batch["input_ids"][batch["segments"] == 0] == 7).all()
+        for i, ids in zip(layout.texts, layout.each(batch["input_ids"]), strict=True):
+            assert ids.tolist() == [reads[i].ids]
     assert sorted(seen) == list(range(len(lengths)))
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(0, 2**32 - 1))
+def test_what_is_left_moves_closer_and_nothing_is_lost(lengths, seed):
+    chance = np.random.default_rng(seed)
+    layout = next(layouts(lengths, tokens=10**9))
+    going = chance.random(len(lengths)) < 0.6
+    going[chance.integers(len(lengths))] = True
+    left = (chance.random(len(layout.within)) < 0.5) | (layout.within == 0)
+    left &= going[layout.owners]
+    name = 1 + 1000 * layout.texts[layout.owners] + layout.within  # says whose token it is, and which; 0: nobody's
+    new, states, chosen = closer(layout, layout.spread(name, 0), left, going)
+    assert sorted(new.collect(states)) == sorted(name[left]) and (states > 0).sum() == left.sum()
+    assert (new.texts == layout.texts[chosen]).all() and sorted(chosen) == np.flatnonzero(going).tolist()
+    for i, mine in zip(new.texts, new.each(states), strict=True):
+        assert (mine // 1000 == i).all() and (np.diff(mine) > 0).all() and mine[0, 0] == 1 + 1000 * i
+    assert new.shape[0] * new.shape[1] <= max(layout.shape[0] * layout.shape[1], 2 * left.sum() + 128)
 
 
 def test_packing_is_for_uneven_texts():
@@ -57,8 +78,9 @@ def test_packing_is_for_uneven_texts():
 
 def test_positions_of_roberta_begin_after_its_padding():
     known = Facts(Classification(("a", "b")), 512, 1, False, first_position=2)
-    [one] = batches([Read([5, 6], [0, 0], False), Read([7], [0], False)], known)
-    assert one.batch["position_ids"].tolist() == [[2, 3, 2]] and "token_type_ids" not in one.batch
+    [layout] = layouts([2, 1])
+    batch = fill(layout, [Read([5, 6], [0, 0], False), Read([7], [0], False)], known)
+    assert batch["position_ids"].tolist() == [[2, 3, 2]] and "token_type_ids" not in batch
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +90,19 @@ def uneven():
     return [" ".join(chance.choice(words, n)) for n in (50, 1, 2, 3, 1, 4, 2, 8, 1, 1, 2, 3, 30, 2, 1, 5)]
 
 
-def test_packed_answers_are_those_of_each_text_alone(artefact, uneven, monkeypatch):
-    assert artefact.written.packed is not None
-    predictor = load(artefact.folder, engine="onnxruntime")
-    ran = []
-    monkeypatch.setattr(
-        onnxruntime, "unpacked", (lambda real: lambda *args: ran.append(1) or real(*args))(onnxruntime.unpacked)
-    )
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_packed_answers_are_those_of_each_text_alone(artefact, uneven, engine, monkeypatch):
+    assert [file.name for file in artefact.written.packed] == ["packed.onnx"]
+    predictor = load(artefact.folder, engine=engine)
+    given, real = [], predictor.pack
+    monkeypatch.setattr(predictor, "pack", lambda reads: given.append(len(reads)) or real(reads))
     together = predictor.logits(uneven)
-    assert ran, "the packed graph answered"
+    assert given == [len(uneven)], "the packed graph answered"
     alone = np.concatenate([predictor.logits([text]) for text in uneven])
     assert np.allclose(together, alone, atol=artefact.written.tolerance)
     pairs = list(reversed(uneven))
-    both = predictor.logits(uneven, pairs)
-    assert np.allclose(
-        both,
-        np.concatenate([predictor.logits([a], [b]) for a, b in zip(uneven, pairs, strict=True)]),
-        atol=artefact.written.tolerance,
-    )
+    alone = np.concatenate([predictor.logits([a], [b]) for a, b in zip(uneven, pairs, strict=True)])
+    assert np.allclose(predictor.logits(uneven, pairs), alone, atol=artefact.written.tolerance)
 
 
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "albert"])
@@ -98,7 +115,7 @@ def test_families_that_can_be_told_their_positions(family, tmp_path, save, token
     model = tiny.build(family, "classes", **layers)
     folder = save(model, tmp_path / family)
     written = export.write(model, tokenizer, folder)
-    if written.packed is None:
+    if not written.packed:
         assert family == "distilbert", "its forward takes no positions"
         return
     predictor = load(folder, engine="onnxruntime")
@@ -111,6 +128,6 @@ def test_a_model_that_cannot_be_told_keeps_its_plain_graph(tmp_path, save, token
 
     model = tiny.build("mpnet", "classes", num_hidden_layers=1)
     written = export.write(model, tokenizer, save(model, tmp_path / "mpnet"))
-    assert written.packed is None and written.file.is_file()
+    assert written.packed == () and written.file.is_file()
     assert "no graph for packed texts: mpnet cannot be told the positions of tokens" in caplog.text
     assert WIDTH == 128

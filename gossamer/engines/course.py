@@ -1,0 +1,88 @@
+"""The way of a batch through an artefact's stages: whoever is done or dropped leaves, the rest is laid out anew.
+
+One stage is the plain case.  With more, each ends where texts may have their answer or tokens may leave (see
+gossamer.engines.laid); what has left is neither computed nor copied any further.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossamer.engines.packing import Layout, fill, layouts
+from gossamer.engines.texts import Facts
+from gossamer.task.kind import Read
+
+Arrays = Mapping[str, NDArray[Any]]
+Program = Callable[[Arrays], dict[str, NDArray[Any]]]  # a graph: inputs by name (more than it reads do not matter)
+Answer = tuple[int, Sequence[NDArray[Any]]]  # which text, and its outputs as of a batch of one
+
+NEXT = "next."  # in front of the names of what a stage hands to the one after it
+MEMORY = "memory."  # in front of the names of what walks keep for each text
+REPACK = 7 / 8  # of the tokens are left, or fewer, when the rest is laid out anew: copying costs too
+
+
+def through(stages: Sequence[Program], reads: Sequence[Read], facts: Facts) -> Iterator[Answer]:
+    """The answers to some texts, each once, in any order."""
+    for layout in layouts([len(one.ids) for one in reads]):
+        yield from _way(stages, layout, fill(layout, reads, facts), facts)
+
+
+def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any]], facts: Facts) -> Iterator[Answer]:
+    going = np.ones(len(layout.texts), bool)  # (n,): who has no answer yet
+    kept = np.ones(len(layout.within), bool)  # (N,): which tokens, in a row, are still there
+    for stage in stages[:-1]:
+        said = stage(batch)
+        done = said["done"] & going if "done" in said else ~going & going
+        for at in np.flatnonzero(done):
+            yield int(layout.texts[at]), [said["logits"][at : at + 1]]
+        going = going & ~done
+        if not going.any():
+            return
+        if "keep" in said:
+            kept = kept & layout.collect(said["keep"])
+        left = kept & going[layout.owners]
+        handed = {name.removeprefix(NEXT): said[name] for name in said if name.startswith(NEXT)}
+        x = handed.pop("x")
+        if left.sum() <= REPACK * len(left):
+            layout, x, chosen = closer(layout, x, left, going)
+            handed = {name: value[chosen] for name, value in handed.items()}
+            going, kept = np.ones(len(layout.texts), bool), np.ones(len(layout.within), bool)
+            segments = layout.segments
+        else:
+            segments = layout.spread(np.where(left, 1 + layout.owners, 0), 0)
+        batch = {"x": x, "segments": segments, "firsts": layout.firsts} | handed
+        batch["position_ids"] = layout.spread(layout.within, 0)
+    said = stages[-1](batch)
+    for at, outputs in enumerate(_apart(said, layout, facts)):
+        if going[at]:
+            yield int(layout.texts[at]), outputs
+
+
+def closer(
+    layout: Layout, x: NDArray[Any], left: NDArray[np.bool_], going: NDArray[np.bool_]
+) -> tuple[Layout, NDArray[Any], NDArray[np.int64]]:
+    """Texts that are `going` (n,), by the tokens that are `left` (N,), in a smaller grid.
+
+    Returns the new layout, the hidden states in it (R', T', d), and which of the n texts stands where (n',).
+    """
+    lengths = np.bincount(layout.owners[left], minlength=len(layout.texts))[going]
+    [new] = layouts(lengths.tolist(), tokens=int(lengths.sum()) * len(lengths) + 1)
+    starts = np.cumsum(lengths) - lengths
+    order = starts[new.texts][new.owners] + new.within  # from the old row of what is left to the new one
+    states = new.spread(layout.collect(x)[left][order], 0)
+    chosen = np.flatnonzero(going)[new.texts]
+    return (
+        Layout(layout.texts[chosen], new.rows, new.columns, new.lengths, new.shape),
+        states,
+        chosen,
+    )
+
+
+def _apart(said: Arrays, layout: Layout, facts: Facts) -> Iterator[list[NDArray[Any]]]:
+    """The last stage's outputs, text by text."""
+    names = facts.task.outputs
+    if facts.task.per_text:
+        return ([said[name][at : at + 1] for name in names] for at in range(len(layout.texts)))
+    return (list(parts) for parts in zip(*(layout.each(said[name]) for name in names), strict=True))

@@ -1,0 +1,74 @@
+"""An artefact by its graphs, whichever engine runs them: plain, packed, or in stages.
+
+Needs neither torch nor transformers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gossamer.engines.course import Answer, Program, through
+from gossamer.engines.predictor import Batch, Predictor
+from gossamer.engines.texts import decoder, facts, reader
+from gossamer.runtime.manifest import check
+from gossamer.task import Read
+
+GRAPH = "model.onnx"  # for padded batches
+PACKED = "packed.onnx"  # for texts laid end to end
+STAGES = "stage-*.onnx"  # the same in pieces, where the way depends on the text
+
+Open = Callable[[Path], Program]
+
+
+def carried(folder: Path) -> list[Path]:
+    """The graphs that a folder carries, [] where it has to be run by torch."""
+    plain = [folder / name for name in (GRAPH, PACKED) if (folder / name).is_file()]
+    return plain + sorted(folder.glob(STAGES))
+
+
+def load(name: str, folder: Path, opened: Open, alone: bool = False) -> Predictor:
+    """The artefact in `folder`, answered for by its graphs.
+
+    name: the engine.  opened: how it opens a graph.  alone: tokenize on one thread.
+
+    Raises:
+        ValueError: the folder's files are damaged, or the engine cannot read a graph.
+    """
+    check(folder)
+    known = facts(folder)
+    read, decode = reader(folder, known, alone=alone), decoder(folder)
+    stages = sorted(folder.glob(STAGES))
+    if stages:
+        programs = [opened(file) for file in stages]
+        return Predictor(name, known, read, None, decode=decode, pack=lambda reads: through(programs, reads, known))
+    plain, wanted = opened(folder / GRAPH), known.task.outputs
+
+    def run(batch: Batch) -> list[NDArray[Any]]:
+        said = plain(batch)
+        return [said[one] for one in wanted]
+
+    if not (folder / PACKED).is_file():
+        return Predictor(name, known, read, run, decode=decode)
+    packed = Late(lambda: opened(folder / PACKED))
+
+    def pack(reads: Sequence[Read]) -> Iterator[Answer]:
+        return through([packed], reads, known)
+
+    return Predictor(name, known, read, run, decode=decode, pack=pack)
+
+
+class Late:
+    """A program that is opened when it is first run: a graph for batches costs who asks one by one nothing."""
+
+    def __init__(self, opened: Callable[[], Program]) -> None:
+        self.opened, self.turn = opened, Lock()
+        self.program: Program | None = None
+
+    def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
+        """Run it."""
+        with self.turn:
+            self.program = self.program or self.opened()
+        return self.program(batch)

@@ -1,0 +1,54 @@
+"""Graphs on OpenVINO, on the CPU; imports neither torch nor transformers."""
+
+from functools import cache
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossamer.engines.course import Arrays, Program
+from gossamer.environment import cores
+
+NEEDS = ("openvino",)
+HINTS = {"saved": "f32", "bf16": "bf16"}  # unasked, OpenVINO computes in bfloat16 wherever the processor can
+PRECISIONS = tuple(HINTS)
+
+
+def program(graph: Path, threads: int | None = None, precision: str = "saved") -> Program:
+    """A graph (.onnx, or OpenVINO's own .xml), ready to run.  ValueError: this openvino cannot."""
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads or cores(),
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # the cores are others' as well
+    }
+    try:
+        compiled = _core().compile_model(_core().read_model(graph), "CPU", settings)
+    except Exception as error:  # RuntimeError and openvino's own, with no common parent
+        raise ValueError(
+            f"openvino {openvino.__version__} cannot run {graph} ({str(error).strip()[:300]}); "
+            'copy the artefact again from its source, or load it with engine="torch"'
+        ) from error
+    inputs = [(one.get_any_name(), one.element_type.to_dtype()) for one in compiled.inputs]
+    outputs = [one.get_any_name() for one in compiled.outputs]
+    own = local()  # a request belongs to one thread at a time
+
+    def run(batch: Arrays) -> dict[str, NDArray[Any]]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        given = {name: np.ascontiguousarray(batch[name], dtype) for name, dtype in inputs}
+        own.request.infer(given, share_inputs=True)
+        return {name: own.request.get_output_tensor(i).data.copy() for i, name in enumerate(outputs)}
+
+    return run
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()

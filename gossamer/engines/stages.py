@@ -1,0 +1,129 @@
+"""Writing the graphs for texts laid end to end: one, or a stage after each place where texts or tokens may leave."""
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossamer.engines.course import NEXT, Program, through
+from gossamer.engines.exporters import as_it_was, by_torch, put, quietly
+from gossamer.engines.graphs import PACKED, STAGES
+from gossamer.engines.packing import fill, layouts
+from gossamer.engines.predictor import pad
+from gossamer.engines.texts import Facts
+from gossamer.task import Read
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+LAID = 64  # tokens of a row of the sample that is exported
+OTHERWISE = 0.1  # of the texts may go another way: a score beside a threshold falls to either side of it
+
+log = logging.getLogger(__name__)
+
+
+def write(
+    model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read], tolerance: float
+) -> dict[str, Any]:
+    """Write packed.onnx, or stage-00.onnx and so on; the fields of `export.Graph`.
+
+    reads: texts on which graphs and model are compared.  tolerance: how far their answers may be apart, root mean
+    square.
+
+    Raises:
+        ValueError: this model cannot be told the positions of tokens, or graphs and model differ.
+        Exception: whatever the exporter raises.
+    """
+    from gossamer.engines.onnxruntime import program
+
+    programs = _programs(model, known, reads)
+    names = [PACKED] if len(programs) == 1 else [STAGES.replace("*", f"{i:02}") for i in range(len(programs))]
+    files, shared, own = list[Path](), 0, 0
+    with ExitStack() as open_:
+        for made, name in zip(programs, names, strict=True):
+            partial, more, less = open_.enter_context(put(made, folder, name))
+            files.append(partial)
+            shared, own = shared + more, own + less
+        difference, agreement = _compare(model, [program(file, 1) for file in files], known, reads, tolerance)
+    packed = tuple(folder / name for name in names)
+    return {
+        "file": packed[0],
+        "difference": difference,
+        "tolerance": tolerance,
+        "agreement": agreement,
+        "shared": shared,
+        "own": own,
+        "packed": packed,
+    }
+
+
+def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list["ir.Model"]:
+    """The way from the words to the answers, in one program or several."""
+    import torch
+
+    from gossamer.engines.integers import SPELLED, forwards
+    from gossamer.engines.laid import Stage, cuts
+
+    layout = next(layouts([len(one.ids) for one in reads], LAID))
+    batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
+    ends: list[Any] = [*cuts(model), None]
+    made = []
+    with as_it_was(model, known):
+        for begin, end in zip([None, *ends], ends, strict=False):
+            stage = Stage(model, known.task, begin, end).eval()
+            with torch.inference_mode():
+                said = stage(batch)
+            said = {name: value.clone() for name, value in said.items()}
+            with forwards(model, SPELLED), quietly():
+                made.append(_export(stage, batch, said))
+            handed = {k.removeprefix(NEXT): v for k, v in said.items() if k.startswith(NEXT)}
+            batch = handed | {k: batch[k] for k in ("segments", "position_ids", "firsts")}
+    return made
+
+
+def _export(stage: Any, batch: dict[str, "Tensor"], said: dict[str, "Tensor"]) -> "ir.Model":
+    shapes = {name: {0: "texts"} if value.dim() < 2 else {0: "rows", 1: "width"} for name, value in batch.items()}
+    return by_torch(stage, {"given": batch}, {"given": shapes}, list(said), list(batch))
+
+
+def _compare(
+    model: "PreTrainedModel", programs: list[Program], known: Facts, reads: list[Read], tolerance: float
+) -> tuple[float, float]:
+    """How far the answers of graphs and model are apart, and the share of equal ones.
+
+    Raises:
+        ValueError: too far.
+    """
+    wanted = [_alone(model, read, known) for read in reads]
+    found: list[NDArray[Any]] = [np.empty(0)] * len(reads)
+    for i, outputs in through(programs, reads, known):
+        found[i] = np.stack([one[0] for one in outputs], -1) if len(outputs) > 1 else outputs[0][0]
+    apart = np.array([np.sqrt(np.mean(np.square(a - b))) for a, b in zip(found, wanted, strict=True)])
+    if len(programs) > 1:
+        apart = np.sort(apart)[: len(apart) - int(OTHERWISE * len(apart))]
+    difference = float(np.sqrt(np.mean(np.square(apart))))
+    log.info("answers of packed graph and model differ by %.1e (at most %.1e)", difference, tolerance)
+    if not difference <= tolerance:
+        raise ValueError(f"its answers differ from the model's by {difference:.1e}, expected at most {tolerance:.1e}")
+    same = [bool((a.argmax(-1) == b.argmax(-1)).all()) for a, b in zip(found, wanted, strict=True)]
+    return difference, float(np.mean(same))
+
+
+def _alone(model: "PreTrainedModel", read: Read, known: Facts) -> NDArray[Any]:
+    """What the model says of one text: (classes,), or (T, ...) of each token."""
+    import torch
+
+    training = model.training
+    try:
+        model.eval()
+        with torch.inference_mode():
+            out = model(**{name: torch.from_numpy(value) for name, value in pad([read], known).items()})
+    finally:
+        model.train(training)
+    said = [getattr(out, name)[0].float().numpy() for name in known.task.outputs]
+    return np.stack(said, -1) if len(said) > 1 else said[0]

@@ -1,0 +1,124 @@
+"""Ways that depend on the text, in stages: who is done leaves, what is dropped is gone, and nobody else notices."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gossamer.engines import ENGINES, course, export, load
+
+ON_GRAPHS = [engine for engine in ENGINES if engine != "torch"]
+DEPTH = 4
+
+
+def walked(kind):
+    """A BERT whose texts stop at different layers and lose tokens, or both."""
+    import tiny
+    import torch
+
+    from gossamer import walking
+    from gossamer.runtime import walks
+
+    torch.manual_seed(0)
+    model = tiny.build("bert", "classes", num_hidden_layers=DEPTH).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3 * (weight.dim() > 1))
+    if "exits" in kind:
+        walking.walk(model, walks.Patience(["bert.pooler"], DEPTH, 32, 3, 1))
+    if "tokens" in kind:
+        walking.walk(model, walks.TokenThreshold(DEPTH, 0.06, length=20))
+    return model
+
+
+@pytest.fixture(scope="module", params=["exits", "tokens", "exits and tokens"])
+def dynamic(request, tmp_path_factory, save, tokenizer):
+    model = walked(request.param)
+    folder = save(model, tmp_path_factory.mktemp("dynamic"))
+    written = export.write(model, tokenizer, folder)
+    return SimpleNamespace(kind=request.param, model=model, folder=folder, written=written)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    chance = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(26)]
+    return ["", "w1", *(" ".join(chance.choice(words, n)) for n in chance.integers(1, 50, 40))]
+
+
+def test_a_stage_for_each_place_where_somebody_may_leave(dynamic):
+    stages = {"exits": 2 + 1, "tokens": DEPTH + 1, "exits and tokens": DEPTH + 2 + 1}[dynamic.kind]
+    assert [one.name for one in dynamic.written.packed] == [f"stage-{i:02}.onnx" for i in range(stages)]
+    assert not (dynamic.folder / "model.onnx").exists() and dynamic.written.agreement == 1
+    assert dynamic.written.own < 5000, "weights are those of model.safetensors"
+
+
+@pytest.mark.parametrize("engine", ON_GRAPHS)
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_every_engine_walks_as_torch_does(dynamic, texts, engine, batch_size):
+    from gossamer.engines import torch
+
+    expected = torch.load(dynamic.folder).logits(texts)
+    predictor = load(dynamic.folder, engine=engine)
+    found = [predictor.logits(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
+    assert np.abs(np.concatenate(found) - expected).max() < 1e-4
+
+
+def executed(folder, texts, monkeypatch):
+    """Tokens that each stage was given, padding left out, and the size of its grid."""
+    seen, real = [], course.through
+
+    def counted(stages, reads, facts):
+        def count(i, stage):
+            def run(batch):
+                seen.append((i, int((batch["segments"] > 0).sum()), batch["segments"].size))
+                return stage(batch)
+
+            return run
+
+        return real([count(i, stage) for i, stage in enumerate(stages)], reads, facts)
+
+    monkeypatch.setattr("gossamer.engines.graphs.through", counted)
+    load(folder, engine="onnxruntime").logits(texts)
+    totals = {i: [0, 0] for i, _, _ in seen}
+    for i, tokens, size in seen:
+        totals[i] = [totals[i][0] + tokens, totals[i][1] + size]
+    return [totals[i] for i in sorted(totals)]
+
+
+def test_what_has_left_is_not_computed(dynamic, texts, monkeypatch):
+    found = executed(dynamic.folder, texts, monkeypatch)
+    tokens, sizes = zip(*found, strict=True)
+    assert list(tokens) == sorted(tokens, reverse=True) and tokens[-1] < 0.8 * tokens[0]
+    for left, size in found:
+        assert size <= left / course.REPACK * 1.25 + 128, "a grid is hardly larger than what is in it"
+
+
+def test_as_many_tokens_travel_as_in_torch(dynamic, texts, monkeypatch):
+    """Per stage, as many as the masks of torch's own walk leave; `dynamic` alone cannot tell a stage too many."""
+    import torch
+
+    from gossamer.runtime import passage
+
+    if dynamic.kind != "tokens":
+        pytest.skip("rows leave torch's batch only in eighths")
+    kept, real = [], passage.Passage.keep_tokens
+
+    def noting(self, keep):
+        real(self, keep)
+        kept.append(int(self.valid.sum()))
+
+    monkeypatch.setattr(passage.Passage, "keep_tokens", noting)
+    predictor = load(dynamic.folder, engine="onnxruntime")
+    with torch.inference_mode():
+        for read in predictor.reads(texts):
+            dynamic.model(input_ids=torch.tensor([read.ids]), attention_mask=torch.ones(1, len(read.ids)).long())
+    by_layer = [sum(kept[layer::DEPTH]) for layer in range(DEPTH)]
+    assert [tokens for tokens, _ in executed(dynamic.folder, texts, monkeypatch)][1:] == by_layer
+
+
+def test_a_text_keeps_its_answer_whoever_leaves_beside_it(dynamic, texts):
+    predictor = load(dynamic.folder, engine="onnxruntime")
+    alone = np.concatenate([predictor.logits([text]) for text in texts])
+    order = np.random.default_rng(1).permutation(len(texts))
+    assert np.abs(predictor.logits([texts[i] for i in order]) - alone[order]).max() < 1e-5
