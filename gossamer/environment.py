@@ -22,11 +22,11 @@ EXTRAS = {  # what to install for a package that is not there
     "accelerate": "compress",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
-    "nncf": "static",
     "onnx": "export",
     "onnxscript": "export",
     "pyarrow": "parquet",
     "datasets": "hub",
+    "ray": "cluster",
 }
 INSTRUCTIONS = (  # those that int8 and bf16 kernels live on, as /proc/cpuinfo spells them
     *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -65,6 +65,16 @@ def hardware() -> dict[str, Any]:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def saturates() -> bool:
+    """Whether products of unsigned and signed bytes may overflow here: on x86 without VNNI, as far as can be told.
+
+    Two of them are added in sixteen bits there, which is quick and wrong for large ones.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not {"avx_vnni", "avx512_vnni"} & set(hardware()["instructions"])
 
 
 def env() -> dict[str, Any]:

@@ -7,11 +7,12 @@ with 1 for a promise that is broken, and with 2 for the user's mistake as well.
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import typer
 from rich.console import Console
@@ -21,6 +22,7 @@ from gossamer.environment import EXTRAS, install
 from gossamer.finite import broken, dumps
 
 log = logging.getLogger(__name__)
+KNOWN, LONG = 2.0, 20.0  # seconds: when a pace can be told, and what of waiting is worth a line
 OURS = "this is a mistake in gossamer; please report it with what --debug prints"
 
 
@@ -56,8 +58,9 @@ def told(error: BaseException, command: str = "") -> tuple[int, str]:
     words = " ".join(str(error).split()) or type(error).__name__
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if isinstance(error, KeyboardInterrupt):
-        after = {"compress": "; the same command with --resume continues", "predict": "; no file was written"}
-        return 130, f"interrupted{after.get(command, '')}"
+        known = {"compress": "the same command with --resume continues", "predict": "no file was written"}
+        after = str(error) or known.get(command, "")  # a file that can be continued says so itself
+        return 130, f"interrupted; {after}" if after else "interrupted"
     if package in EXTRAS:
         return 1, f"error: found no {package}, which this needs; type {install(package)}"
     if isinstance(error, OSError) and error.strerror:  # Python's own, not a sentence of ours
@@ -130,24 +133,59 @@ def writing(name: str, force: bool = False) -> Iterator[TextIO]:
             part.unlink(missing_ok=True)
 
 
+class Tell(Protocol):
+    """A bar: what is being done, the share done (None: nobody knows), and what else there is to say of it."""
+
+    def __call__(self, what: str, share: float | None, more: str = "") -> None:
+        """Show it."""
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], None] | None]:
-    """A bar with an estimate, to be called with what is being done and the share done; None where nobody watches."""
-    if not sys.stderr.isatty():
+def progress(watched: bool = True) -> Iterator[Tell | None]:
+    """A bar with an estimate, to be called as `Tell` says; None where nobody watches."""
+    if not (watched and sys.stderr.isatty()):
         yield None
         return
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(console=Console(stderr=True), transient=True, refresh_per_second=2) as bars:
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[more]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as bars:
 
-        def tell(what: str, share: float) -> None:
+        def tell(what: str, share: float | None, more: str = "") -> None:
             if not bars.tasks or bars.tasks[-1].description != what:  # the pace of one step says nothing about the next
                 for old in bars.task_ids:
                     bars.remove_task(old)
-                bars.add_task(what, total=1.0)
-            bars.update(bars.task_ids[-1], completed=share)
+                bars.add_task(what, total=None if share is None else 1.0, more=more)
+            bars.update(bars.task_ids[-1], total=None if share is None else 1.0, completed=share or 0.0, more=more)
 
         yield tell
+
+
+class Pace:
+    """What a bar tells of texts that are answered, and once, where it takes long, a line that says how long.
+
+    what: is being done.  share: what part of it was done before.  clock: seconds.
+    """
+
+    def __init__(
+        self, what: str, bar: Tell | None, share: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.what, self.bar, self.first, self.clock = what, bar, share or 0.0, clock
+        self.began, self.said = clock(), False
+
+    def tell(self, texts: int, share: float | None) -> None:
+        """texts: how many were answered by now; share: what part of all that is, None where nobody knows."""
+        if self.bar is None:
+            return
+        took = max(self.clock() - self.began, 1e-9)
+        self.bar("texts", share, f"{texts:,} answered, {texts / took:,.0f} a second")
+        if self.said or took < KNOWN or share is None or share <= self.first:
+            return
+        self.said = True
+        left = took * (1 - share) / (share - self.first)
+        if left > LONG:
+            words = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 7200 else f"{left / 3600:.1f} h"
+            print(f"{self.what}: about {words} more, at {texts / took:,.0f} texts a second", file=sys.stderr)
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:

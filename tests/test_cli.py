@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gossamer import cli, recipe
+from gossamer import recipe
 from gossamer.cli import app
-from gossamer.terminal import print_json, told, writing
+from gossamer.engines.part import CONTINUES
+from gossamer.engines.stream import AHEAD, WINDOW
+from gossamer.terminal import Pace, print_json, progress, told, writing
 
 Fake = Callable[..., SimpleNamespace]
 
@@ -337,18 +339,26 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def engine(fake: Fake) -> SimpleNamespace:
+def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """An engine that answers with the length of the text, and remembers how it was called."""
     seen = SimpleNamespace(loaded=[], windows=[])
 
-    def answer(texts: list[str], pairs: list[str] | None = None, batch_size: int = 32) -> list[dict[str, Any]]:
+    def answers(reads: Any, texts: list[str], pairs: list[str] | None, batch_size: int) -> list[int]:
         seen.windows.append((len(texts), pairs, batch_size))
         if "bad" in texts:
             raise ValueError("found bad, expected good")
-        return [{"label": "long" if len(text) > 3 else "short", "score": 0.5} for text in texts]
+        return [len(text) for text in texts]
 
-    answer.task = SimpleNamespace(kind="text-classification")  # type: ignore[attr-defined]
-    fake("engines", load=lambda folder: seen.loaded.append(folder) or answer)
+    def told(answer: int) -> dict[str, Any]:
+        return {"label": "long" if answer > 3 else "short", "score": 0.5}
+
+    def load(folder: str, engine: str = "auto", threads: int | None = None) -> SimpleNamespace:
+        seen.loaded.append((folder, engine, threads))
+        task = SimpleNamespace(kind="text-classification", told=told)
+        name = "fast" if engine == "auto" else engine
+        return SimpleNamespace(name=name, task=task, reads=lambda texts, pairs: [None] * len(texts), answers=answers)
+
+    monkeypatch.setattr("gossamer.engines.load", load)
     return seen
 
 
@@ -356,7 +366,7 @@ def test_predict_is_a_filter(engine: SimpleNamespace) -> None:
     done = run("predict", "folder", stdin="ab\nabcdé\n")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert answers == [{"label": "short", "score": 0.5}, {"label": "long", "score": 0.5}]
-    assert (done.exit_code, done.stderr, engine.loaded) == (0, "", ["folder"])
+    assert (done.exit_code, done.stderr, engine.loaded) == (0, "", [("folder", "auto", None)])
     echoed = run("predict", "folder", "--echo", stdin="abcdé\n").stdout
     assert echoed == '{"text": "abcdé", "label": "long", "score": 0.5}\n'
 
@@ -374,7 +384,7 @@ def test_predict_reads_and_writes_files(engine: SimpleNamespace, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.txt", "out.jsonl"]
 
 
-def test_a_failed_prediction_leaves_no_file(engine: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_prediction_that_fails_at_once_leaves_no_file(engine: SimpleNamespace, tmp_path: Path) -> None:
     done = run("predict", "folder", "--output", str(tmp_path / "out"), stdin="good\nbad\n")
     assert (done.exit_code, done.stderr) == (1, "error: found bad, expected good\n")
     assert not list(tmp_path.iterdir())
@@ -382,19 +392,66 @@ def test_a_failed_prediction_leaves_no_file(engine: SimpleNamespace, tmp_path: P
     assert missing.exit_code == 1 and "none.csv" in missing.stderr and not engine.loaded[1:]
 
 
+def test_a_prediction_that_fails_later_goes_on_when_what_is_wrong_was_mended(
+    engine: SimpleNamespace, tmp_path: Path
+) -> None:
+    given, out, part = tmp_path / "given.txt", tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    given.write_text("good\n" * 100 + "bad\n" + "go\n" * 9)
+    args = ["predict", "folder", "--input", str(given), "--output", str(out), "--batch-size", "1"]
+    done = run(*args, "--engine", "torch", "--threads", "2")
+    assert (done.exit_code, engine.loaded) == (1, [("folder", "torch", 2)]) and not out.exists()
+    kept = f"{part} keeps 96 answers; the same command with --resume continues"
+    assert len(part.read_text().splitlines()) == 96
+    again = run(*args)
+    assert again.exit_code == 1 and f"{part} holds 96 answers of a run that has not ended; add --resume" in again.stderr
+    other = run(*args, "--resume", "--echo")
+    assert other.exit_code == 1 and "another run (echo was False, now True); type what was typed then" in other.stderr
+    assert engine.loaded[1:] == [("folder", "torch", None)], "the engine of the answers that are there"
+    given.write_text("good\n" * 100 + "mended\n" + "go\n" * 9)
+    engine.windows.clear()
+    assert run(*args, "--resume").exit_code == 0
+    assert [n for n, *_ in engine.windows] == [14] and kept not in again.stderr
+    assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["long"] * 101 + ["short"] * 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given.txt", "out.jsonl"]
+
+
+def test_there_is_nothing_to_resume_on_a_stream(engine: SimpleNamespace) -> None:
+    done = run("predict", "folder", "--resume", stdin="a\n")
+    assert (done.exit_code, done.stdout) == (1, "") and "--resume needs --output FILE" in done.stderr
+
+
+def test_predict_gives_its_rows_to_a_cluster(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gossamer.engines import cluster
+
+    seen: list[Any] = []
+
+    def windows(rows: Iterator[Any], *where: Any, **how: Any) -> Iterator[Any]:
+        print("(raylet) news of Ray")
+        seen.append((where, how))
+        yield list(rows), [{"label": "a"}, {"label": "b"}]
+
+    monkeypatch.setattr(cluster, "windows", windows)
+    done = run("predict", "folder", "--ray", "local", "--threads", "2", "--batch-size", "4", stdin="a\nb\n")
+    assert (done.stdout, done.stderr) == ('{"label": "a"}\n{"label": "b"}\n', "(raylet) news of Ray\n")
+    how = dict(batch_size=4, threads=2, size=128, live=False)
+    assert seen == [(("folder", "local", "fast"), how)]
+
+
 def test_predict_holds_a_window_not_the_input(engine: SimpleNamespace, fake: Fake) -> None:
     read = 0
 
     def lines(source: str, **columns: Any) -> Iterator[tuple[str, None]]:
         nonlocal read
-        for i in range(1000):
+        for i in range(3000):
             read = i + 1
-            assert read <= sum(n for n, *_ in engine.windows) + 4 * cli.WINDOW
+            assert read <= sum(n for n, *_ in engine.windows) + (AHEAD + 2) * 4 * WINDOW
             yield "text", None
 
     fake("data", lines=lines)
-    assert len(run("predict", "folder", "--batch-size", "4").stdout.splitlines()) == 1000 == read
-    assert max(n for n, *_ in engine.windows) == 4 * cli.WINDOW and {size for *_, size in engine.windows} == {4}
+    assert len(run("predict", "folder", "--batch-size", "4").stdout.splitlines()) == 3000 == read
+    assert max(n for n, *_ in engine.windows) == 4 * WINDOW and {size for *_, size in engine.windows} == {4}
 
 
 def test_texts_with_and_without_a_pair_are_kept_apart(engine: SimpleNamespace, fake: Fake) -> None:
@@ -407,9 +464,10 @@ def test_texts_with_and_without_a_pair_are_kept_apart(engine: SimpleNamespace, f
 
 PREDICTS = """
 from types import SimpleNamespace
-answer = lambda texts, pairs=None, batch_size=32: [{"label": "x" * 500} for _ in texts]
-answer.task = SimpleNamespace(kind="text-classification")
-sys.modules["gossamer.engines"] = SimpleNamespace(load=lambda folder: answer)
+import gossamer.engines
+task = SimpleNamespace(kind="text-classification", told=lambda answer: {"label": "x" * 500})
+answer = SimpleNamespace(name="fast", task=task, reads=lambda *given: [], answers=lambda reads, texts, *more: texts)
+gossamer.engines.load = lambda folder, **how: answer
 """
 
 
@@ -478,21 +536,55 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path) -> None:
     assert done.stderr == 'error: found no torch, which this needs; type pip install "gossamer[compress]"\n'
 
 
-def test_ctrl_c_while_waiting_for_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [b"", b"one\ntwo\n"])
+def test_ctrl_c_while_waiting_for_input(given: bytes, tmp_path: Path) -> None:
     code = f"import sys; sys.argv = ['gossamer', 'predict', 'f', '--output', 'out']{PREDICTS}"
-    code += "\nprint('ready', flush=True)\nfrom gossamer.cli import main; main()"
+    code += "\nfrom gossamer.cli import main; main()"
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs have it turned off
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, cwd=tmp_path, preexec_fn=heard
     )
-    assert process.stdout is not None and process.stdin is not None
-    process.stdout.readline()
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:  # the file it is about to fill
+    assert process.stdin is not None
+    process.stdin.write(given)
+    process.stdin.flush()
+    memo, deadline = tmp_path / "out.part.json", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if memo.exists() and json.loads(memo.read_text())["rows"] == given.count(b"\n"):
+            break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said, list(tmp_path.iterdir())) == (130, b"interrupted; no file was written\n", [])
+    left = {path.name for path in tmp_path.iterdir()}
+    after, files = ("no file was written", set()) if not given else (CONTINUES, {"out.part", "out.part.json"})
+    assert (process.returncode, said.decode(), left) == (130, f"interrupted; {after}\n", files)
+
+
+def test_a_pace_is_told_once_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    shown, now = list[Any](), iter([0.0, 1.0, 10.0, 20.0])
+    pace = Pace("fast: in to out", lambda *told: shown.append(told), 0.2, clock=lambda: next(now))
+    pace.tell(50, 0.25)
+    assert capsys.readouterr().err == "", "too soon to say"
+    pace.tell(1000, 0.3)
+    pace.tell(2000, 0.4)
+    assert capsys.readouterr().err == "fast: in to out: about 70 s more, at 100 texts a second\n"
+    assert shown[-1] == ("texts", 0.4, "2,000 answered, 100 a second") and len(shown) == 3
+    now = iter([0.0, 10.0, 20.0])
+    pace = Pace("fast: pipe", lambda *told: shown.append(told), clock=lambda: next(now))
+    pace.tell(10, None)
+    pace.tell(20, None)
+    assert capsys.readouterr().err == "" and shown[-1][1] is None, "nobody knows the end of a pipe"
+    Pace("fast: short", None).tell(1, 0.5)
+    assert len(shown) == 5
+
+
+def test_a_bar_goes_on_without_knowing_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress(watched=False) as bar:
+        assert bar is None
+    with progress() as bar:
+        assert bar is not None
+        bar("texts", None, "7 answered")
+        bar("texts", 0.5, "9 answered")
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

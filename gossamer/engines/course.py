@@ -35,8 +35,8 @@ def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any
     for stage in stages[:-1]:
         said = stage(batch)
         done = said["done"] & going if "done" in said else ~going & going
-        for at in np.flatnonzero(done):
-            yield int(layout.texts[at]), [said["logits"][at : at + 1]]
+        for first in np.flatnonzero(done):
+            yield int(layout.texts[first]), [said["logits"][first : first + 1]]
         going = going & ~done
         if not going.any():
             return

@@ -5,12 +5,8 @@ The graph is made by `transformers.exporters` (experimental, so it is called fro
 stay.
 """
 
-import io
 import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.exporters import as_it_was, by_torch, by_transformers, put, quietly
-from gossamer.engines.graphs import GRAPH, PACKED, STAGES
+from gossamer.engines.graphs import GRAPH
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
 from gossamer.environment import install, installed
@@ -74,7 +70,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     """
     folder = Path(folder)
     posed = _refuse(model, folder)
-    from gossamer.engines import graph, stages
+    from gossamer.engines import narrowing, stages
     from gossamer.engines.laid import cuts
 
     known = facts(folder)
@@ -84,15 +80,16 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     reads = [read for batch in batches for read in _reads(batch)]
     if cuts(model):
         return Graph(**stages.write(model, folder, known, reads, tolerance))
-    program = _program(model, batches[0], known, posed)
-    graph.narrow(program)
-    with put(program, folder, GRAPH) as (partial, shared, own):
-        difference, agreement = _compare(partial, batches, posed, wanted, tolerance)
     packed: tuple[Path, ...] = ()
     try:
         packed = stages.write(model, folder, known, reads, tolerance)["packed"]
+        program = stages.padded(packed[0], known)
     except Exception as error:  # without it the artefact works as well, only slower
         logger.warning("no graph for packed texts: %s", str(error).strip()[:300])
+        program = _program(model, batches[0], known, posed)
+        narrowing.narrow(program)
+    with put(program, folder, GRAPH) as (partial, shared, own):
+        difference, agreement = _compare(partial, batches, posed, wanted, tolerance)
     return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own, packed)
 
 

@@ -1,4 +1,4 @@
-"""What is done to a graph once it is exported: less work for the first token, no weight stored twice."""
+"""What is done to a graph once it is exported: no weight stored twice, and one for padded batches."""
 
 import hashlib
 import json
@@ -9,169 +9,45 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
-
-# Operators that treat each element, or with LAST each row of the last axis, for itself.
-ELEMENTWISE = {
-    *("Abs", "Add", "Cast", "Clip", "Div", "Erf", "Gelu", "Max", "Min", "Mul", "Neg", "Pow", "QuantizeLinear"),
-    *("Relu", "Round", "Sigmoid", "Sqrt", "Sub", "Tanh", "Where", "And", "Or", "Not"),
-}
-LAST = {"LayerNormalization", "Softmax", "ReduceMax", "ReduceMean", "ReduceSum"}
-PRODUCTS = {"MatMul", "MatMulIntegerToFloat"}
 
 SMALL = 128  # bytes: less is not worth a reference
 DTYPES = {"F32": ir.DataType.FLOAT, "I8": ir.DataType.INT8, "U8": ir.DataType.UINT8, "I64": ir.DataType.INT64}
 
-Slices = dict[int, int]  # input of a node -> the axis along which one row of it is enough
 
+def padded(model: ir.Model, first_position: int) -> None:
+    """Turn a graph for texts laid end to end into one for padded batches, a text a row.
 
-def narrow(model: ir.Model) -> int:
-    """Where the head reads one token, compute that token only, back to where others are needed; nodes narrowed.
-
-    In the last layer only keys and values need all tokens: the rest of it costs 1/T.
+    It then reads input_ids and attention_mask (B, T), as everybody's graphs do: the mask tells the one text of a row
+    from its padding as segment numbers would, positions are counted, and a text begins where its row does.
     """
     graph = model.graph
-    for seed in list(graph):
-        axis = seed.attributes["axis"].as_int() if seed.op_type == "Gather" and "axis" in seed.attributes else 0
-        index = _constant(seed.inputs[1]) if axis == 1 else None
-        if index is not None and index.ndim == 0 and _rank(seed.inputs[0]) == 3:
-            cone = _cone(list(graph)[: list(graph).index(seed)], seed)
-            if any(node.op_type in PRODUCTS for node, _ in cone):
-                _rebuild(graph, seed, cone, int(index))
-                common.RemoveUnusedNodesPass()(model)
-                return len(cone)
-    return 0
+    given = {value.name: value for value in graph.inputs}
+    given["segments"].name = "attention_mask"
+    head = next(iter(graph))
 
-
-def _cone(before: list[ir.Node], seed: ir.Node) -> list[tuple[ir.Node, Slices]]:
-    """The nodes, last first, of whose result nothing but one row is ever used, with what they need of their inputs."""
-    start = seed.inputs[0]
-    assert start is not None
-    wanted: dict[ir.Value, int] = {start: 1}
-    served = {(seed, 0)}  # uses of values for which one row is enough
-    cone: list[tuple[ir.Node, Slices]] = []
-    for node in reversed(before):
-        value = node.outputs[0]
-        if value not in wanted or len(node.outputs) != 1 or value.is_graph_output():
-            continue
-        if any((use.node, use.idx) not in served for use in value.uses()):
-            continue
-        slices = _slices(node, wanted[value])
-        if slices is None or any(wanted.get(_input(node, i), axis) != axis for i, axis in slices.items()):
-            continue
-        cone.append((node, slices))
-        served |= {(node, i) for i in slices}
-        wanted |= {_input(node, i): axis for i, axis in slices.items()}
-    return cone
-
-
-def _input(node: ir.Node, i: int) -> ir.Value:
-    value = node.inputs[i]
-    assert value is not None
-    return value
-
-
-def _slices(node: ir.Node, axis: int) -> Slices | None:
-    """Which inputs of `node` may be one row, along which axis, if its output may be along `axis`; None: cannot tell."""
-    out = node.outputs[0]
-    rank = _rank(out)
-    if rank is None or any(value is not None and _rank(value) is None for value in node.inputs):
-        return None
-    if node.op_type in ELEMENTWISE:
-        return _broadcast(node, axis)
-    if node.op_type in LAST:
-        return {0: axis} if axis < rank - 1 and _rank(node.inputs[0]) == rank and _last(node) else None
-    if node.op_type in PRODUCTS:
-        whole = _rank(node.inputs[1]) == 2 or axis == rank - 2
-        return {0: axis} if axis < rank - 1 and whole and _rank(node.inputs[0]) == rank else None
-    if node.op_type == "Transpose":
-        return {0: node.attributes["perm"].as_ints()[axis]}
-    if node.op_type == "Reshape" and axis == 1:
-        inner, outer = _input(node, 0).shape, out.shape
-        assert inner is not None and outer is not None
-        static = all(isinstance(size, int) for size in outer[2:])
-        return {0: 1} if static and len(inner) > 2 and len(outer) > 2 and inner[:2] == outer[:2] else None
-    return None
-
-
-def _broadcast(node: ir.Node, axis: int) -> Slices | None:
-    out = node.outputs[0].shape
-    assert out is not None
-    slices: Slices = {}
-    for i, value in enumerate(node.inputs):
-        if value is None or value.shape is None:
-            continue
-        here = axis - (len(out) - len(value.shape))
-        if here < 0 or value.shape[here] == 1:
-            continue
-        if value.shape[here] != out[axis]:
-            return None
-        slices[i] = here
-    return slices or None
-
-
-def _last(node: ir.Node) -> bool:
-    """Whether a normalising or reducing node works along the last axis and keeps it."""
-    if not node.op_type.startswith("Reduce"):
-        return "axis" not in node.attributes or node.attributes["axis"].as_int() == -1
-    axes = _constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    kept = "keepdims" not in node.attributes or node.attributes["keepdims"].as_int() == 1
-    return kept and axes is not None and axes.tolist() == [-1]
-
-
-def _rebuild(graph: ir.Graph, seed: ir.Node, cone: list[tuple[ir.Node, Slices]], index: int) -> None:
-    """Put narrow copies of the cone's nodes before the seed, which then reads row 0 of 1."""
-    at = _initializer(graph, "the_token", np.array([index]))
-    narrowed: dict[ir.Value, ir.Value] = {}
-
-    def row(value: ir.Value, axis: int) -> ir.Value:
-        if value not in narrowed:
-            taken = ir.node("Gather", [value, at], attributes={"axis": axis})
-            narrowed[value] = _put(graph, seed, taken, value, axis)
-        return narrowed[value]
-
-    for n, (node, slices) in enumerate(reversed(cone)):
-        inputs = [row(_input(node, i), slices[i]) if i in slices else value for i, value in enumerate(node.inputs)]
-        attributes = dict(node.attributes)
+    def put(op: str, *inputs: ir.Value, rank: int, **attributes: int) -> ir.Value:
+        node = ir.node(op, inputs, attributes=attributes)
         out = node.outputs[0]
-        axis = 1
-        if node.op_type == "Reshape":
-            assert out.shape is not None
-            inputs[1] = _initializer(graph, f"the_shape_{n}", np.array([0, 0, *out.shape[2:]]))
-            attributes["allowzero"] = ir.AttrInt64("allowzero", 0)  # 0: as it comes
-        elif node.op_type == "Transpose":
-            axis = node.attributes["perm"].as_ints().index(slices[0])
-        else:
-            first = min(slices)
-            axis = slices[first] + (_rank(out) or 0) - (_rank(node.inputs[first]) or 0)
-        copy = ir.Node(node.domain, node.op_type, inputs, list(attributes.values()), version=node.version)
-        narrowed[out] = _put(graph, seed, copy, out, axis)
-    seed.replace_input_with(0, narrowed[_input(seed, 0)])
-    seed.replace_input_with(1, _initializer(graph, "the_only", np.array(0)))
+        out.type, out.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([None] * rank)
+        graph.insert_before(head, node)
+        return out
 
+    def number(value: int) -> ir.Value:
+        name = f"the_number_{value}"
+        if name not in graph.initializers:
+            made = ir.Value(name=name, const_value=ir.tensor(np.array(value), name=name))
+            made.shape, made.dtype = ir.Shape([]), ir.DataType.INT64
+            graph.register_initializer(made)
+        return graph.initializers[name]
 
-def _put(graph: ir.Graph, before: ir.Node, node: ir.Node, wide: ir.Value, axis: int) -> ir.Value:
-    out = node.outputs[0]
-    assert wide.shape is not None
-    out.shape = ir.Shape([1 if i == axis else size for i, size in enumerate(wide.shape)])
-    out.type = wide.type
-    graph.insert_before(before, node)
-    return out
-
-
-def _initializer(graph: ir.Graph, name: str, array: "np.ndarray[Any, Any]") -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value
-
-
-def _constant(value: ir.Value | None) -> "np.ndarray[Any, Any] | None":
-    return None if value is None or value.const_value is None else value.const_value.numpy()
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    return None if value is None or value.shape is None else len(value.shape)
+    size = put("Shape", given["input_ids"], rank=1)
+    rows, width = (put("Gather", size, number(i), rank=0, axis=0) for i in (0, 1))
+    end = put("Add", width, number(first_position), rank=0)
+    positions = put("Expand", put("Range", number(first_position), end, number(1), rank=1), size, rank=2)
+    firsts = put("Range", number(0), put("Mul", rows, width, rank=0), width, rank=1)
+    for name, value in (("position_ids", positions), ("firsts", firsts)):
+        given[name].replace_all_uses_with(value)
+        graph.inputs.remove(given[name])
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,13 @@ def unpacked(packed: Tensor, n: int) -> Tensor:
     def bits(op: str, given: Tensor, by: Tensor, **attributes: str) -> Tensor:
         shape = torch.broadcast_shapes(given.shape, by.shape)
         found: Tensor = torch.onnx.ops.symbolic(
-            op, (given, by), {**attributes}, dtype=torch.uint8, shape=shape, version=18
+            op, (given, by), {**attributes}, dtype=torch.uint32, shape=shape, version=18
         )
         return found
 
-    shifts, two = torch.tensor([0, 2, 4, 6], dtype=torch.uint8), torch.tensor(3, dtype=torch.uint8)
-    codes = bits("BitwiseAnd", bits("BitShift", packed[..., None], shifts, direction="RIGHT"), two)
+    shifts, two = torch.tensor([0, 2, 4, 6], dtype=torch.uint32), torch.tensor(3, dtype=torch.uint32)
+    wide = packed[..., None].to(torch.uint32)  # OpenVINO takes bytes for signed ones here
+    codes = bits("BitwiseAnd", bits("BitShift", wide, shifts, direction="RIGHT"), two)
     return codes.flatten(-2)[..., :n].to(torch.int32) - 1
 
 

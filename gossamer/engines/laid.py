@@ -89,7 +89,8 @@ class Stage(nn.Module):
     It reads segments and position_ids (R, T), firsts (n,), and from the beginning of the way input_ids and perhaps
     token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  It answers, at the end of the way, with
     (n, classes) for a task with one answer a text, else with what the model says of each token (R, T, ...).  Earlier it
-    answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.* (n, ...), as far as there are such.
+    answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.* (n, ...), as far as there are
+    such.
 
     Raises:
         ValueError: the family has positions that cannot be told to it, or a head that reads something else.
@@ -116,10 +117,11 @@ class Stage(nn.Module):
         segments = given["segments"]
         apart = segments[:, None, :, None] != segments[:, None, None, :]  # (R, 1, T, T)
         mask = apart.to(torch.float32) * -1e9  # far under any score, and finite where a whole row is padding
-        words = {k: given[k] for k in ("input_ids", "token_type_ids") if k in given}
-        words = words or {"inputs_embeds": given["x"]}
+        told: Given = {"attention_mask": mask, "position_ids": given["position_ids"]}
+        told |= {name: given[name] for name in ("input_ids", "token_type_ids") if name in given}
+        if "x" in given:
+            told["inputs_embeds"] = given["x"]  # only its shape counts; see Stretch.run
         base: Any = self.model.base_model
-        told = {"attention_mask": mask, "position_ids": given["position_ids"], **words}
         if self.begin is None and self.end is None and not cuts(self.model):
             return self._answers(base(**told).last_hidden_state, given)
         stack, path = stack_of(self.model), loop(self.model)

@@ -1,13 +1,12 @@
 """Graphs on ONNX Runtime, on the CPU; imports neither torch nor transformers."""
 
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from gossamer.engines.course import Arrays, Program
-from gossamer.environment import cores, hardware
+from gossamer.environment import cores, saturates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -42,7 +41,7 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 3  # errors
-    if _saturates():
+    if saturates():
         options.add_session_config_entry("session.x64quantprecision", "1")  # exact kernels, half as fast
     try:
         return onnxruntime.InferenceSession(
@@ -53,10 +52,3 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
             f"onnxruntime {onnxruntime.__version__} cannot run {graph} ({str(error).strip()}); "
             'copy the artefact again from its source, or load it with engine="torch"'
         ) from error
-
-
-def _saturates() -> bool:
-    """Whether products of unsigned and signed bytes may overflow here: on x86 without VNNI, as far as can be told."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    return not {"avx_vnni", "avx512_vnni"} & set(hardware()["instructions"])

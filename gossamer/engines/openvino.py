@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.course import Arrays, Program
-from gossamer.environment import cores
+from gossamer.environment import cores, saturates
 
 NEEDS = ("openvino",)
 HINTS = {"saved": "f32", "bf16": "bf16"}  # unasked, OpenVINO computes in bfloat16 wherever the processor can
@@ -20,12 +20,16 @@ def program(graph: Path, threads: int | None = None, precision: str = "saved") -
     """A graph (.onnx, or OpenVINO's own .xml), ready to run.  ValueError: this openvino cannot."""
     import openvino
 
-    settings = {
+    settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads or cores(),
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # the cores are others' as well
     }
+    if saturates():
+        settings["LP_TRANSFORMS_MODE"] = (
+            "NO"  # whole numbers, but multiplied as floats: exact, and no faster than those
+        )
     try:
         compiled = _core().compile_model(_core().read_model(graph), "CPU", settings)
     except Exception as error:  # RuntimeError and openvino's own, with no common parent

@@ -61,7 +61,7 @@ class Predictor:
         return self.task.stack(answers)
 
     def reads(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Read]:
-        """What the tokenizer makes of texts: the half of `logits` that needs no model, for who runs them side by side."""
+        """What the tokenizer makes of texts: the half of `logits` that needs no model."""
         found = self.read(texts, pairs)
         cut = sum(one.cut for one in found)
         if cut and not self._said and not self.task.stride:

@@ -27,9 +27,7 @@ OTHERWISE = 0.1  # of the texts may go another way: a score beside a threshold f
 log = logging.getLogger(__name__)
 
 
-def write(
-    model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read], tolerance: float
-) -> dict[str, Any]:
+def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read], tolerance: float) -> dict[str, Any]:
     """Write packed.onnx, or stage-00.onnx and so on; the fields of `export.Graph`.
 
     reads: texts on which graphs and model are compared.  tolerance: how far their answers may be apart, root mean
@@ -39,9 +37,12 @@ def write(
         ValueError: this model cannot be told the positions of tokens, or graphs and model differ.
         Exception: whatever the exporter raises.
     """
+    from gossamer.engines import narrowing
     from gossamer.engines.onnxruntime import program
 
     programs = _programs(model, known, reads)
+    if known.task.per_text:
+        narrowing.narrow_firsts(programs[-1], "firsts")
     names = [PACKED] if len(programs) == 1 else [STAGES.replace("*", f"{i:02}") for i in range(len(programs))]
     files, shared, own = list[Path](), 0, 0
     with ExitStack() as open_:
@@ -60,6 +61,17 @@ def write(
         "own": own,
         "packed": packed,
     }
+
+
+def padded(packed: Path, known: Facts) -> "ir.Model":
+    """The graph for padded batches that a packed graph is as well."""
+    import onnx_ir as ir
+
+    from gossamer.engines import graph
+
+    program = ir.load(packed)
+    graph.padded(program, known.first_position)
+    return program
 
 
 def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list["ir.Model"]:

@@ -1,7 +1,8 @@
-"""The artefact as the torch model it is: every method, every walk."""
+"""The artefact as the torch model it is: every method, every walk; on the CPU or on a GPU."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from gossamer.engines.choice import BFLOAT16
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
+from gossamer.environment import hardware
+from gossamer.runtime.modules import processor_multiplies_bytes
+from gossamer.runtime.walks import stack_of
 from gossamer.task import Read, Task
 from gossamer.task.reading import Spelled, both
 from gossamer.task.rewriting import GENERATED
@@ -19,16 +25,36 @@ from gossamer.task.rewriting import GENERATED
 NEW_TOKENS = 128  # written at most, where the model's generation config says nothing
 
 
-def load(folder: Path, threads: int | None = None) -> Predictor:
-    """The artefact in `folder`, answered for by its torch model, in the precision in which it was saved.
+def load(
+    folder: Path,
+    threads: int | None = None,
+    *,
+    precision: str = "saved",
+    compiled: bool = False,
+    device: str = "cpu",
+) -> Predictor:
+    """The artefact in `folder`, answered for by its torch model; answers are float32 whatever the precision.
+
+    precision: "saved", or "bf16": products in bfloat16, what is summed and normalized in float32 (torch.autocast).
+    compiled: through torch.compile, for batches of any shape; the first texts wait for the compiler.  device: as torch
+    names it.
 
     Raises:
-        ValueError: the folder's files are damaged.
+        ValueError: the folder's files are damaged, there is no such device, it has no such precision, or the model is
+            none that can be compiled.
     """
     from gossamer import artefact
 
+    place = _place(device)
+    halved = _halved(precision, place)
     model: Any = artefact.load(folder).eval()
     known = facts(folder)
+    if compiled:
+        _compile(model, known.task)
+    _fuse(model)
+    if halved:
+        _halve(model)
+    model.to(place)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = known.pad_id  # the families that look for the last token of a text must know it
     if (folder / "tokenizer.json").is_file():
@@ -38,11 +64,98 @@ def load(folder: Path, threads: int | None = None) -> Predictor:
     turn = Lock()  # walks keep state in the modules they pass, and the number of threads is torch's, not ours
 
     def run(batch: Batch) -> list[NDArray[Any]]:
-        with turn, torch.inference_mode(), _threads(threads):
+        autocast = torch.autocast(place.type, torch.bfloat16, enabled=halved)
+        with turn, torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
             return outputs(model, known.task, batch)
 
     decode = decoder(folder) if (folder / "tokenizer.json").is_file() else slow_decoder(folder)
     return Predictor("torch", known, read, run, model, decode)
+
+
+def _place(device: str) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # no such name; or nothing behind it, or not in this torch
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"torch {torch.__version__} cannot use device '{device}' ({why}); type device=\"cpu\", "
+            "or install a torch for your accelerator and its driver"
+        ) from error
+    return place
+
+
+def _halved(precision: str, place: torch.device) -> bool:
+    """Whether bfloat16 is asked for.  ValueError: what is asked for would not be faster, or torch has no such thing."""
+    if precision == "int8":
+        raise ValueError(
+            'torch has no precision "int8" of its own; load with engine="openvino" where the artefact carries a static '
+            'int8 graph, or with precision="saved", which keeps the integers that Int8() saved'
+        )
+    if precision == "saved":
+        return False
+    if place.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f'{torch.cuda.get_device_name(place)} has no bfloat16; type precision="saved"')
+    if place.type == "cpu" and not halves():
+        raise ValueError(
+            f"this processor ({hardware()['cpu']}) has no bfloat16 instructions ({', '.join(BFLOAT16)}), so that bf16 "
+            'would only be slower; type precision="saved"'
+        )
+    return True
+
+
+def halves() -> bool:
+    """Whether this processor multiplies in bfloat16."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(one) or one in hardware()["instructions"] for one in BFLOAT16)
+
+
+def _halve(model: nn.Module) -> None:
+    """Have the linear layers' weights in bfloat16 once, where autocast would convert them anew in every call."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            for name, kept in list(module._parameters.items()):
+                if kept is not None:  # a new one: embeddings may share the old, and stay exact
+                    setattr(module, name, nn.Parameter(kept.detach().bfloat16(), requires_grad=False))
+
+
+def _fuse(model: Any) -> None:
+    """Attention as one kernel, where the family has code for it; ours, which walks listen to, is that already."""
+    if model.config._attn_implementation == "eager":
+        with suppress(ValueError, ImportError):  # DeBERTa's attention, for one, is not that of the kernel
+            model.set_attn_implementation("sdpa")
+
+
+def _compile(model: nn.Module, task: Task) -> None:
+    """Have torch compile a model, in place, when it is first called."""
+    stack = stack_of(model)
+    dynamic = [type(walk).__name__ for walk in (stack.walking if stack is not None else []) if walk.dynamic]
+    if dynamic:
+        raise ValueError(
+            f"the way of a text through this model depends on the text ({', '.join(dynamic)}), which torch.compile "
+            "cannot follow; type compiled=False"
+        )
+    if task.outputs == (GENERATED,):
+        raise ValueError(f"a model for {task.kind} writes word by word, which is not compiled; type compiled=False")
+    # unknown to the compiler, this answer would tear every layer of integers apart; that it is cached is no news
+    torch.compiler.assume_constant_result(processor_multiplies_bytes.__wrapped__)
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
+    model.compile(dynamic=True)
+
+
+@contextmanager
+def _compiler(compiled: bool) -> Iterator[None]:
+    """Say what to do where the compiler fails, which is seen when a model is first called."""
+    if not compiled:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        why = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2]) or type(error).__name__
+        raise ValueError(f"torch {torch.__version__} cannot compile this model ({why}); type compiled=False") from error
 
 
 def outputs(model: Any, task: Task, batch: Batch) -> list[NDArray[Any]]:

@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 from safetensors.numpy import save_file
 
-from gossamer.engines import graph
+from gossamer.engines import graph, narrowing
 
 B, T, D, H = "batch", "length", 8, 2
 
@@ -78,7 +78,7 @@ def test_one_token_is_all_that_the_last_layer_computes(token):
     model = net.model(net("Gather", x, net.constant(np.array(token)), axis=1, shape=[B, D]))
     given = net.chance.standard_normal((3, 6, D)).astype(np.float32)
     before, nodes = answer(model, given), len(model.graph)
-    narrowed = graph.narrow(model)
+    narrowed = narrowing.narrow(model)
     assert narrowed == 20, "all of a layer but its keys and values"
     assert np.allclose(answer(model, given), before, atol=1e-5)
     assert len(model.graph) == nodes + 1, "the layer's input is cut once, for q and for the residual"
@@ -90,7 +90,7 @@ def test_a_token_that_is_not_all_leaves_the_graph():
     first = net("Gather", x, net.constant(np.array(0)), axis=1, shape=[B, D])
     mean = net("ReduceMean", x, net.constant(np.array([1])), keepdims=0, shape=[B, D])
     model = net.model(net("Add", first, mean, shape=[B, D]))
-    assert graph.narrow(model) == 0
+    assert narrowing.narrow(model) == 0
 
 
 def test_weights_refer_to_the_bytes_in_safetensors(tmp_path):

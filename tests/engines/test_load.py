@@ -1,32 +1,51 @@
+"""One artefact on three engines: they agree, they can be shared by threads, and they say what they cannot do."""
+
 import json
+import logging
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 
-from gossamer import engines
+from gossamer import engines, environment
 from gossamer.runtime.manifest import seal
 
 TEXTS = ["it was the best of films", "", "w1", "the worst , the worst", "w3 " * 300]
+LONGEST = 60  # tokens, of which two are special
+GRAPHS = ("openvino", "onnxruntime")
 SCRIPT = """
 import json, sys
 import gossamer
-model = gossamer.load(sys.argv[1])
-answers = model(sys.argv[2:], batch_size=2)
-heavy = [name for name in ("torch", "transformers") if name in sys.modules]
-print(json.dumps([model.name, model.labels, heavy, answers, model.logits(sys.argv[2:]).tolist()]))
+model = gossamer.load(sys.argv[1], sys.argv[2])
+answers = model(sys.argv[3:], batch_size=2)
+heavy = [name for name in sys.modules if name.partition(".")[0] in ("torch", "transformers")]
+print(json.dumps([model.name, model.labels, heavy, answers, model.logits(sys.argv[3:]).tolist()]))
 """
 
 
-def test_a_fresh_process_answers_without_torch_as_torch_does(artefact):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, artefact.folder, *TEXTS], capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def only(monkeypatch):
+    """A function of packages: as if of all that engines need just these were installed."""
+
+    def installed(*packages):
+        monkeypatch.setattr(engines, "find_spec", lambda package: package if package in packages else None)
+
+    return installed
+
+
+@pytest.mark.parametrize("engine", [*GRAPHS, "auto"])
+def test_a_fresh_process_answers_without_torch_as_torch_does(artefact, engine):
+    command = [sys.executable, "-c", SCRIPT, artefact.folder, engine, *TEXTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     name, labels, heavy, answers, logits = json.loads(done.stdout)
-    assert name == "onnxruntime" and labels == ["bad", "good", "so-so"] and heavy == []
+    assert (name == engine or (engine == "auto" and name in GRAPHS)) and labels == ["bad", "good", "so-so"]
+    assert len(heavy) == 0, "modules of torch and transformers"
     with_torch = engines.load(artefact.folder, engine="torch", threads=1)
     assert with_torch.name == "torch" and with_torch.labels == ("bad", "good", "so-so")
     assert np.abs(with_torch.logits(TEXTS) - logits).max() < artefact.written.tolerance
@@ -43,43 +62,78 @@ def test_an_answer_depends_on_no_batch_mate(artefact, engine):
     assert np.abs(model.logits(TEXTS, pairs) - alone).max() < 1e-5
 
 
-def test_the_torch_engine_leaves_the_number_of_threads(artefact):
-    import torch
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_many_threads_share_a_predictor(artefact, engine):
+    model = engines.load(artefact.folder, engine=engine, threads=1)
+    asked = [
+        [" ".join(["best", "of", f"w{i}"] * n) for n in (1 + i, 9, 2)] for i in range(8)
+    ]  # uneven: some are packed
+    alone = [model.logits(texts) for texts in asked]
+    together = Barrier(8)
 
-    before = torch.get_num_threads()
-    model = engines.load(artefact.folder, engine="torch", threads=before + 1)
-    model.logits(TEXTS)
-    assert torch.get_num_threads() == before
-    assert model.model is not None and not model.model.training
+    def ask(i):
+        together.wait()
+        return [model.logits(asked[i], batch_size=1 + turn % 3) for turn in range(6)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for expected, found in zip(alone, pool.map(ask, range(8)), strict=True):
+            assert all(np.abs(one - expected).max() < 1e-5 for one in found)
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_odd_texts_are_answered(artefact, engine, caplog):
+    model = engines.load(artefact.folder, engine=engine, threads=1)
+    exact, over = " ".join(["w3"] * (LONGEST - 2)), " ".join(["w3"] * (LONGEST - 1))
+    lengths = [len(one.ids) for one in model.read(["", "w1", exact, over], None)]
+    assert lengths == [2, 3, LONGEST, LONGEST]
+    with caplog.at_level(logging.WARNING):
+        found = model.logits(["", "w1", exact])
+    assert np.isfinite(found).all() and found.shape == (3, 3) and not caplog.records
+    for _ in range(2):
+        assert np.abs(model.logits([over]) - found[2]).max() < 1e-5, "cut to its first words"
+    assert [one.getMessage() for one in caplog.records] == [
+        f"1 of 1 texts are longer than {LONGEST} tokens and are truncated (said once)"
+    ]
+    assert model.logits([]).shape == (0, 3)
 
 
 def test_a_folder_without_a_graph_runs_on_torch(artefact, save, tmp_path):
     folder = save(artefact.model, tmp_path / "plain")
     assert engines.load(folder).name == "torch"
-    with pytest.raises(FileNotFoundError, match=r'carries no graph \(model.onnx\); load it with engine="torch"'):
-        engines.load(folder, engine="onnxruntime")
+    for engine in GRAPHS:
+        with pytest.raises(FileNotFoundError, match=r'carries no graph \(model.onnx\); load it with engine="torch"'):
+            engines.load(folder, engine=engine)
 
 
-@pytest.mark.parametrize(("engine", "extra"), [("onnxruntime", "onnxruntime"), ("torch", "compress")])
-def test_what_is_missing_is_named(artefact, monkeypatch, engine, extra):
-    monkeypatch.setattr(engines, "_has", lambda package: package != engine)
+@pytest.mark.parametrize(
+    ("engine", "extra"), [("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("torch", "compress")]
+)
+def test_what_is_missing_is_named(artefact, only, engine, extra):
+    only(*({*GRAPHS, "torch", "transformers"} - {engine}))
     with pytest.raises(
         ImportError, match=rf'engine \'{engine}\' is not installed; type: pip install "gossamer\[{extra}\]"'
     ):
         engines.load(artefact.folder, engine=engine)
 
 
-def test_auto_takes_what_is_there(artefact, monkeypatch):
-    monkeypatch.setattr(engines, "_has", lambda package: package != "onnxruntime")
+def test_auto_takes_what_is_there(artefact, only):
+    for engine in GRAPHS:
+        only(engine, "torch", "transformers")
+        assert engines.load(artefact.folder).name == engine
+    only("torch", "transformers")
     assert engines.load(artefact.folder).name == "torch"
-    monkeypatch.setattr(engines, "_has", lambda package: False)
-    with pytest.raises(ImportError, match=r"gossamer\[onnxruntime\]"):
+    only("torch")
+    with pytest.raises(ImportError, match=r"no engine is installed, .*gossamer\[onnxruntime\]"):
         engines.load(artefact.folder)
 
 
 def test_wrong_arguments_are_said(artefact, tmp_path):
-    with pytest.raises(ValueError, match="unknown engine 'tvm', expected one of: auto, onnxruntime, torch"):
+    with pytest.raises(ValueError, match="unknown engine 'tvm', expected one of: auto, openvino, onnxruntime, torch"):
         engines.load(artefact.folder, engine="tvm")
+    with pytest.raises(ValueError, match="unknown precision 'fp8', expected one of: saved, bf16, int8"):
+        engines.load(artefact.folder, engine="torch", precision="fp8")
+    with pytest.raises(ValueError, match="onnxruntime has no precision 'bf16', expected one of: saved"):
+        engines.load(artefact.folder, engine="onnxruntime", precision="bf16")
     with pytest.raises(ValueError, match="threads is 0, expected 1 or more"):
         engines.load(artefact.folder, threads=0)
     with pytest.raises(FileNotFoundError, match="no folder 'nowhere'; expected one that gossamer compress wrote"):
@@ -90,34 +144,149 @@ def test_wrong_arguments_are_said(artefact, tmp_path):
 
 @pytest.fixture
 def copy(artefact, tmp_path):
-    import shutil
-
     return Path(shutil.copytree(artefact.folder, tmp_path / "copy"))
 
 
-def test_a_damaged_artefact_is_said(copy):
+@pytest.mark.parametrize("engine", ["auto", *engines.ENGINES])
+def test_a_damaged_artefact_is_said(copy, engine):
     seal(copy)
-    engines.load(copy, engine="onnxruntime")
+    engines.load(copy, engine=engine)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-9] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError, match=r"model.safetensors is damaged: .*; copy the artefact again from its source"):
-        engines.load(copy, engine="onnxruntime")
+        engines.load(copy, engine=engine)
 
 
-def test_a_damaged_graph_is_said(copy):
+@pytest.mark.parametrize("engine", GRAPHS)
+def test_a_damaged_graph_is_said(copy, engine):
     (copy / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ValueError, match=r'onnxruntime .* cannot run .*model.onnx .*load it with engine="torch"'):
+    with pytest.raises(ValueError, match=rf'(?s){engine} .* cannot run .*model.onnx .*load it with engine="torch"'):
+        engines.load(copy, engine)
+    with pytest.raises(ValueError, match=r'(?s)cannot run .*model.onnx .*load it with engine="torch"'):
         engines.load(copy)
 
 
-def test_bytes_are_added_exactly_without_vnni(artefact, monkeypatch):
-    from gossamer.engines import onnxruntime
+@pytest.mark.parametrize("engine", GRAPHS)
+def test_bytes_are_added_exactly_without_vnni(artefact, engine, monkeypatch):
+    monkeypatch.setattr(environment, "hardware", lambda: {"instructions": ["avx2"]})
+    monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
+    assert environment.saturates()
+    expected = engines.load(artefact.folder, "torch", 1).logits(TEXTS)
+    assert np.abs(engines.load(artefact.folder, engine, 1).logits(TEXTS) - expected).max() < artefact.written.tolerance
+    monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
+    assert not environment.saturates()
 
-    expected = engines.load(artefact.folder, "onnxruntime", 1).logits(TEXTS)
-    monkeypatch.setattr(onnxruntime, "hardware", lambda: {"instructions": ["avx2"]})
-    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "x86_64")
-    assert onnxruntime._saturates()
-    assert np.allclose(engines.load(artefact.folder, "onnxruntime", 1).logits(TEXTS), expected, atol=1e-6)
-    monkeypatch.setattr(onnxruntime.platform, "machine", lambda: "arm64")
-    assert not onnxruntime._saturates()
+
+def test_the_torch_engine_leaves_the_number_of_threads(artefact):
+    import torch
+
+    before = torch.get_num_threads()
+    model = engines.load(artefact.folder, engine="torch", threads=before + 1)
+    model.logits(TEXTS)
+    assert torch.get_num_threads() == before
+    assert model.model is not None and not model.model.training
+
+
+def test_torch_fuses_attention_where_the_family_can(artefact, save, tmp_path):
+    import tiny
+
+    def attention(model, name):
+        folder = save(model, tmp_path / name)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "eager"}))  # as somebody wished
+        return engines.load(folder, "torch", 1).model.config._attn_implementation
+
+    assert attention(artefact.model, "fused") == "sdpa"
+    assert attention(tiny.build("deberta-v2", "classes"), "its own") == "eager"
+
+
+def test_torch_halves_what_it_multiplies_and_answers_in_float32(artefact, save, tmp_path, monkeypatch):
+    import tiny
+    import torch
+
+    from gossamer.engines import torch as engine
+
+    folder = save(tiny.build("bert", "classes"), tmp_path / "plain")
+    expected = engines.load(folder, "torch", 1).logits(TEXTS)
+    monkeypatch.setattr(engine, "halves", lambda: True)
+    model = engines.load(folder, "torch", 1, precision="bf16")
+    found = model.logits(TEXTS)
+    assert found.dtype == np.float32 and 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+    kinds = {type(m).__name__: m.weight.dtype for m in model.model.modules() if hasattr(m, "weight")}
+    assert kinds == {"Embedding": torch.float32, "LayerNorm": torch.float32, "Linear": torch.bfloat16}
+    whole = engines.load(artefact.folder, "torch", 1).logits(TEXTS)
+    integers = engines.load(artefact.folder, "torch", 1, precision="bf16").logits(TEXTS)
+    assert np.abs(integers - whole).max() < 0.1 * np.abs(whole).max(), "artefacts of integers, too"
+
+
+def test_torch_says_which_precisions_it_lacks(artefact, monkeypatch):
+    from gossamer.engines import torch as engine
+
+    monkeypatch.setattr(engine, "halves", lambda: False)
+    with pytest.raises(
+        ValueError,
+        match=r"no bfloat16 instructions \(avx512_bf16, .*\), so that bf16 would only be slower; type precis",
+    ):
+        engines.load(artefact.folder, "torch", precision="bf16")
+    with pytest.raises(ValueError, match=r'no precision "int8" of its own; load with engine="openvino"'):
+        engines.load(artefact.folder, "torch", precision="int8")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_said(artefact, device):
+    with pytest.raises(
+        ValueError, match=rf"torch .* cannot use device '{device}' \(.+\); type device=\"cpu\", or inst"
+    ):
+        engines.load(artefact.folder, "torch", device=device)
+
+
+def test_torch_compiles_once_for_all_shapes(artefact, monkeypatch):
+    import torch
+    from torch._dynamo.utils import counters
+
+    asked, whole = [], torch.nn.Module.compile
+
+    def traced(self, **options):  # the same without the C++ compiler, which takes a minute
+        asked.append(options)
+        whole(self, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    counters.clear()
+    model = engines.load(artefact.folder, "torch", 1, compiled=True)
+    expected = engines.load(artefact.folder, "torch", 1).logits(TEXTS)
+    for size in (2, 3, 4):
+        assert np.abs(model.logits(TEXTS, batch_size=size) - expected).max() < 1e-5
+    assert asked == [{"dynamic": True}] and not counters["graph_break"]
+    made = counters["stats"]["unique_graphs"]
+    assert 1 <= made <= 2, "for batches, and perhaps for one text alone"
+    model.logits(["the best of w1 w2"] * 5)
+    assert counters["stats"]["unique_graphs"] == made
+
+
+def test_what_cannot_be_compiled_is_said(save, tokenizer, tmp_path, monkeypatch):
+    import tiny
+    import torch
+
+    from gossamer.runtime.walks import TokenThreshold, install
+
+    model = tiny.build("bert", "classes")
+    install(model, "bert.encoder.layer", TokenThreshold(2), midpoint="attention")
+    folder = save(model, tmp_path / "dropping")
+    assert engines.load(folder, "torch").model.config._attn_implementation == "gossamer", "the walk listens to it"
+    with pytest.raises(ValueError, match=r"depends on the text \(TokenThreshold\), which torch.compile cannot follow"):
+        engines.load(folder, "torch", compiled=True)
+    folder = save(tiny.build("t5", "seq2seq"), tmp_path / "written")
+    with pytest.raises(ValueError, match="for seq2seq writes word by word, which is not compiled; type compiled=False"):
+        engines.load(folder, "torch", compiled=True)
+
+    def broken(*_):
+        raise OSError("no C++ compiler")
+
+    whole = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: whole(self, backend=broken, **options))
+    folder = save(tiny.build("bert", "classes"), tmp_path / "plain")
+    with pytest.raises(
+        ValueError, match=r"torch .* cannot compile this model \(.*no C\+\+ comp.*\); type compiled=False"
+    ):
+        engines.load(folder, "torch", 1, compiled=True).logits(["w1"])

@@ -131,7 +131,7 @@ def test_facts_come_from_the_json_files(folder):
         '"type_vocab_size": 2, "id2label": {"1": "b", "0": "a", "2": "c"}}'
     )
     (folder / "tokenizer_config.json").write_text('{"model_max_length": 1000000000000000019884624838656}')
-    wanted = Facts(Classification(("a", "b", "c")), 64, 1, True)
+    wanted = Facts(Classification(("a", "b", "c")), 64, 1, True, first_position=2)
     assert facts(folder) == wanted, "roberta leaves its first positions unused"
     (folder / "config.json").write_text('{"model_type": "t5", "id2label": {"0": "x"}}')
     (folder / "tokenizer_config.json").write_text('{"truncation_side": "left", "eos_token": {"content": "</s>"}}')

@@ -1,0 +1,162 @@
+"""What this project aims at, as ratios within one run, and what came out.
+
+A goal is a function from results to rows, none where its figures are missing; GOALS is their order in the table.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from .contestants import CT2_INT8, EAGER, ORT_INT8, OV_BF16, OV_INT8
+from .shapes import SHAPES
+
+Results = Mapping[str, Mapping[str, Any]]
+Figures = Mapping[str, Any]  # of one shape
+EXACT = 1e-4  # how far packed and padded logits may be apart in fp32
+
+ARRIVAL = {  # of a shape: against whom, and how many times as fast
+    "bert-base": ((OV_INT8, 2.8), (ORT_INT8, 4.5), (EAGER, 22.0)),
+    "minilm": ((CT2_INT8, 2.5), (ORT_INT8, 4.5)),
+}
+COLD = {"minilm": (0.20, 100), "bert-base": (0.45, 250)}  # seconds, MiB
+SORTED, BF16, ENDS, TOKENIZER = 1.5, 2.7, 25.0, 0.10
+
+
+@dataclass(frozen=True)
+class Row:
+    """held: None where it cannot be told."""
+
+    what: str
+    goal: str
+    found: str
+    held: bool | None
+
+
+def faster(one: Figures, slow: str, fast: str, load: str) -> float | None:
+    """How many times as fast: the median of the ratios within rounds; None where either has not run."""
+    sides = [one["contestants"].get(name, {}).get("seconds", {}).get(load) for name in (slow, fast)]
+    if not all(sides):
+        return None
+    return median(a / b for a, b in zip(*sides, strict=False))
+
+
+def per_second(one: Figures, name: str, load: str) -> float:
+    """Texts a second."""
+    return float(one["loads"][load]["texts"] / median(one["contestants"][name]["seconds"][load]))
+
+
+def best(one: Figures, load: str, ours: bool = False, precision: str = "int8") -> str:
+    """Who is fastest among the peers, or among ours; "" where nobody ran."""
+    laps = {
+        name: median(who["seconds"][load])
+        for name, who in one["contestants"].items()
+        if who["ours"] == ours and who["precision"] == precision and load in who["seconds"]
+    }
+    return min(laps, key=laps.__getitem__) if laps else ""
+
+
+def share(one: Figures, name: str, load: str) -> float | None:
+    """Of the rate at which this machine multiplies in this precision; None where that was not timed."""
+    who, about = one["contestants"][name], one["loads"][load]
+    rates = one["gemms"].get(who["precision"], {})
+    if not rates:
+        return None
+    top = max(rates.values(), key=median)
+    macs = about["tokens"] * one["macs"]["token"] + about["texts"] * one["macs"]["text"]
+    return median(macs / seconds / rate for seconds, rate in zip(who["seconds"][load], top, strict=False))
+
+
+def rows(results: Results) -> list[Row]:
+    """All that can be told."""
+    return [row for goal in GOALS for row in goal(results)]
+
+
+def _against(one: Figures, load: str, peer: str, goal: float, what: str, precision: str = "int8") -> Iterator[Row]:
+    mine = best(one, load, ours=True, precision=precision)
+    ratio = faster(one, peer, mine, load) if mine else None
+    if ratio is not None:
+        found = f"{ratio:.2f}x, by {mine}"
+        yield Row(f"{SHAPES[one['shape']]}: {what}, against {peer}", f"{goal:g}x", found, ratio >= goal)
+
+
+def arrival(results: Results) -> Iterator[Row]:
+    """Batches as they come."""
+    for shape, one in results.get("speed", {}).items():
+        for peer, goal in ARRIVAL[shape]:
+            yield from _against(one, "arrival", peer, goal, "int8, batches of 32 in the order of arrival")
+
+
+def at_once(results: Results) -> Iterator[Row]:
+    """Peers may sort."""
+    for one in results.get("speed", {}).values():
+        yield from _against(one, "sorted", OV_INT8, SORTED, "int8, the same texts at once")
+    for one in results.get("speed", {}).values():
+        if "bulk" in one["loads"]:
+            yield from _against(one, "bulk", OV_INT8, 1.0, "int8, bulk")
+
+
+def single(results: Results) -> Iterator[Row]:
+    """The better of two peers, p50 and p99 each for itself."""
+    for one in results.get("speed", {}).values():
+        who = {name: c for name, c in one["contestants"].items() if "single" in c["single"]}
+        peers = [name for name in (ORT_INT8, OV_INT8) if name in who]
+        mine = best(one, "single", ours=True)
+        if not peers or not mine:
+            continue
+        for percentile in ("p50", "p99"):
+            peer = min(peers, key=lambda name, p=percentile: who[name]["single"]["single"][p])  # type: ignore[misc]
+            theirs, ours = (who[name]["single"]["single"][percentile] for name in (peer, mine))
+            ratio = theirs / ours
+            if percentile == "p50":
+                ratio = faster(one, peer, mine, "single") or ratio
+            found = f"{ratio:.2f}x, by {mine} ({ours:.2f} ms, {theirs:.2f} ms)"
+            what = f"{SHAPES[one['shape']]}: int8, one text at a time, {percentile}, against {peer}"
+            yield Row(what, "1x", found, ratio >= 1)
+
+
+def lossless(results: Results) -> Iterator[Row]:
+    """In bfloat16, and packed against padded in fp32."""
+    for one in results.get("speed", {}).values():
+        found = list(_against(one, "arrival", OV_BF16, BF16, "bf16, order of arrival", "bf16"))
+        yield from found or [Row(f"{SHAPES[one['shape']]}: bf16, order of arrival", f"{BF16}x", "no bf16 here", None)]
+    for one in results.get("speed", {}).values():
+        apart = {n: w["packed"] for n, w in one["contestants"].items() if w["precision"] == "fp32" and w["packed"]}
+        if apart:
+            worst = max(apart, key=apart.__getitem__)
+            what = f"{SHAPES[one['shape']]}: packed fp32 equals padded fp32, logits"
+            yield Row(what, f"{EXACT:g}", f"{apart[worst]:.1e}, by {worst}", apart[worst] <= EXACT)
+
+
+def ends(results: Results) -> Iterator[Row]:
+    """From text."""
+    for shape, one in results.get("ends", {}).items():
+        mine = [name for name in one.get("sides", {}) if name.startswith("gossamer")]
+        if not mine:
+            continue
+        fastest = min(mine, key=lambda name, one=one: median(one["sides"][name]["seconds"]))  # type: ignore[misc]
+        side, slow = one["sides"][fastest], one["sides"][EAGER]
+        ratio = median(a / b for a, b in zip(slow["seconds"], side["seconds"], strict=True))
+        part = median(side["tokenizer"]) / median(side["seconds"])
+        name = SHAPES[shape]
+        yield Row(f"{name}: from text, against {EAGER}", f"{ENDS:g}x", f"{ratio:.1f}x, by {fastest}", ratio >= ENDS)
+        yield Row(
+            f"{name}: the tokenizer's share of it", f"{100 * TOKENIZER:.0f} %", f"{100 * part:.0f} %", part <= TOKENIZER
+        )
+
+
+def cold(results: Results) -> Iterator[Row]:
+    """The best of ours."""
+    for shape, one in results.get("cold", {}).items():
+        mine = {name: side for name, side in one["sides"].items() if name.startswith("gossamer")}
+        if not mine:
+            continue
+        name = min(mine, key=lambda name, mine=mine: mine[name]["seconds"])  # type: ignore[misc]
+        seconds, peak = mine[name]["seconds"], mine[name]["peak"] / 2**20
+        goal, most = COLD[shape]
+        told = f"{seconds:.2f} s, {peak:.0f} MiB, by {name}"
+        held = seconds <= goal and peak <= most
+        yield Row(f"{SHAPES[shape]}: cold start to the first answer", f"{goal:.2f} s, {most} MiB", told, held)
+
+
+GOALS: tuple[Callable[[Results], Iterator[Row]], ...] = (arrival, at_once, single, lossless, ends, cold)

@@ -1,0 +1,251 @@
+"""docs/results/engines.md, from the figures.
+
+results: by part ("speed", "cold", "ends", ...), then by shape, what that part's `measure` gave.  A section is a
+function from results to text, "" where nothing was measured; SECTIONS is their order on the page.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from . import goals
+from .cold import FLOOR
+from .contestants import EAGER, ORT_INT8
+from .goals import best, faster, per_second, share
+from .limit import ROWS
+from .shapes import SHAPES
+
+Results = Mapping[str, Mapping[str, Any]]
+HEADS = ["texts/s", "real tokens/s", "x eager", "x ONNX Runtime int8", "x best int8 peer", "share of the limit"]
+TOLD = ["logits differ, max (mean)", "labels the same"]
+
+
+def render(results: Results) -> str:
+    """The page."""
+    return "\n\n".join(part for part in (section(results) for section in SECTIONS) if part) + "\n"
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    rows = (heads, ["---"] * len(heads), *lines)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def opening(results: Results) -> str:
+    """What was run, on what, and how far to trust it."""
+    one = next(iter(results["speed"].values()), None) if results.get("speed") else None
+    if one is None:
+        return "# Engines\n\nWritten by `python benchmarks/engines.py`. Speed has not been measured yet."
+    machine, texts = one["hardware"], one["texts"]
+    versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+    skewed, bulk = (
+        f"{t['texts']:,} texts, {t['mean']} tokens on average, median {t['median']:.0f}, 99th percentile {t['p99']}, "
+        f"longest {t['max']}"
+        for t in (texts["skewed"], texts["bulk"])
+    )
+    return f"""# Engines: gossamer beside everybody else
+
+Written by `python benchmarks/engines.py`; the figures are in [engines.json](engines.json).
+
+Machine: {machine["cpu"]} with {", ".join(machine["instructions"]) or "no special instructions"}; {machine["cores"]}
+cores, {one["threads"]} threads for everybody, {machine["memory_gib"]} GiB. {versions}.
+
+- **Models.** BERT-base: twelve layers of 768, random weights. MiniLM: all-MiniLM-L6-v2, six layers of 384. Both have a
+  random head of two classes. Every contestant has the same weights; int8 is made by its own tool with the settings that
+  come with it, gossamer's by `Int8()`, which needs no texts. OpenVINO's int8 (NNCF) has seen the skewed texts.
+- **Texts.** Token ids. Skewed (lognormal): {skewed}. Bulk: {bulk}. Fixed: 128 tokens.
+- **Time** runs from token ids to logits: padding, sorting and packing are in it. "Order of arrival": 32 texts are given
+  at a time. "At once": all are given, and everybody, peers too, may sort them by length.
+- **Rounds.** In each round everybody is asked the same, one after the other, and who begins changes. A first round and
+  the first call of each turn do not count. Times are medians over rounds; a ratio is the median of the ratios within
+  rounds. Compare ratios, not absolute figures of different runs.
+- **The limit**: how fast the fastest library at hand multiplies matrices of the model's shapes ({ROWS} tokens), timed
+  in the same rounds. The share of it counts the linear layers on real tokens only: padding, attention and everything
+  else is loss.
+- transformers eager in fp32 is what most people run, and a weak yardstick: torch's fp32 products here reach
+  {_torch_share(one)} of what the fastest library does. The best int8 peer is the honest one. Both are given."""
+
+
+def _torch_share(one: Mapping[str, Any]) -> str:
+    rates = {name: median(found) for name, found in one["gemms"].get("fp32", {}).items()}
+    if "torch matmul" not in rates:
+        return "only a part"
+    return f"{100 * rates['torch matmul'] / max(rates.values()):.0f} %"
+
+
+def goal_table(results: Results) -> str:
+    """What was aimed at and what came out."""
+    rows = goals.rows(results)
+    if not rows:
+        return ""
+    lines = [[row.what, row.goal, row.found, {True: "held", False: "missed", None: "-"}[row.held]] for row in rows]
+    return "## Goals\n\n" + table(["what", "goal", "found", ""], lines)
+
+
+def speeds(results: Results) -> str:
+    """All loads of each shape."""
+    return "\n\n".join(_shape(one) for one in results.get("speed", {}).values())
+
+
+def _shape(one: Mapping[str, Any]) -> str:
+    parts = [f"## {SHAPES[one['shape']]}", _single(one)]
+    parts += [_batches(one, name) for name in one["loads"] if not name.startswith("single")]
+    parts += [_accuracy(one), _limit(one), _rounds(one)]
+    if one["absent"]:
+        parts.append("Left out:\n\n" + "\n".join(f"- {name}: {why}" for name, why in one["absent"].items()))
+    return "\n\n".join(parts)
+
+
+def _single(one: Mapping[str, Any]) -> str:
+    """One text at a time."""
+    lines = []
+    against = best(one, "single")
+    for name, who in one["contestants"].items():
+        if "single" not in who["seconds"]:
+            continue
+        skewed, fixed = who["single"]["single"], who["single"].get("single-128")
+        lines.append(
+            [_bold(name), f"{skewed['p50']:.2f}", f"{skewed['p99']:.2f}", f"{fixed['p50']:.2f}" if fixed else "-"]
+            + [_times(faster(one, other, name, "single")) for other in (EAGER, ORT_INT8, against)]
+            + _told(who)
+        )
+    heads = ["", "p50, ms", "p99, ms", "p50 of 128 tokens, ms", *HEADS[2:5], *TOLD]
+    return f"### One text at a time, skewed\n\nBest int8 peer: {against or 'none'}.\n\n{table(heads, lines)}"
+
+
+def _batches(one: Mapping[str, Any], load: str) -> str:
+    """One of the other loads."""
+    against, about = best(one, load), one["loads"][load]
+    lines = []
+    for name, who in one["contestants"].items():
+        if load not in who["seconds"]:
+            continue
+        rate = per_second(one, name, load)
+        lines.append(
+            [_bold(name), f"{rate:,.1f}", f"{rate * about['tokens'] / about['texts']:,.0f}"]
+            + [_times(faster(one, other, name, load)) for other in (EAGER, ORT_INT8, against)]
+            + [_percent(share(one, name, load)), *_told(who)]
+        )
+    title = about["what"][0].upper() + about["what"][1:]
+    told = f"{about['texts']:,} texts, {about['tokens']:,} tokens. Best int8 peer: {against or 'none'}."
+    return f"### {title}\n\n{told}\n\n{table(['', *HEADS, *TOLD], lines)}"
+
+
+def _bold(name: str) -> str:
+    """Ours stand out."""
+    return f"**{name}**" if name.startswith("gossamer") else name
+
+
+def _told(who: Mapping[str, Any]) -> list[str]:
+    return [f"{who['max']:.1e} ({who['mean']:.1e})", f"{100 * who['same']:.1f} %"]
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def _accuracy(one: Mapping[str, Any]) -> str:
+    lines = [
+        [
+            *(_bold(name), *_told(who), f"{who['likeness']:.5f}"),
+            "-" if who["packed"] is None else f"{who['packed']:.1e}",
+        ]
+        for name, who in one["contestants"].items()
+    ]
+    heads = ["", *TOLD, "correlation of margins", "packed from alone, max"]
+    return f"""### How far from fp32
+
+Against transformers eager fp32 on the {one["texts"]["skewed"]["texts"]} skewed texts in batches of 32. The head is
+random and nothing was trained on it: many texts lie next to its threshold, so labels change more easily than those of a
+trained model. The margin is the difference of the two logits. "Packed from alone": the same engine, texts laid end to
+end and each text by itself.
+
+{table(heads, lines)}"""
+
+
+def _limit(one: Mapping[str, Any]) -> str:
+    lines = [
+        [precision, name, f"{median(found) / 1e9:.0f}", f"{min(found) / 1e9:.0f} to {max(found) / 1e9:.0f}"]
+        for precision, some in one["gemms"].items()
+        for name, found in some.items()
+    ]
+    shapes = ", ".join(f"{a} x {b}" for a, b in dict.fromkeys(map(tuple, one["macs"]["layer"])))
+    heads = ["precision", "library", "GMAC/s, median", "over the rounds"]
+    return f"""### The machine's limit
+
+{ROWS} rows by {shapes}, as often as in one layer; the best of a few in each round. The model has
+{one["macs"]["token"] / 1e6:.2f} million multiply-accumulates a token in linear layers and
+{one["macs"]["text"] / 1e6:.2f} million more a text.
+
+{table(heads, lines)}"""
+
+
+def _rounds(one: Mapping[str, Any]) -> str:
+    foreign = [note["foreign"] for note in one["rounds"]]
+    load = [note["load"] for note in one["rounds"]]
+    return (
+        f"{len(foreign)} rounds of {median(note['seconds'] for note in one['rounds']):.0f} s. Meanwhile others used "
+        f"{min(foreign):.2f} to {max(foreign):.2f} cores (median {median(foreign):.2f}); the load average, these "
+        f"threads included, was {min(load):.1f} to {max(load):.1f}."
+    )
+
+
+def from_text(results: Results) -> str:
+    """Tokenizer and model."""
+    parts = []
+    for shape, one in results.get("ends", {}).items():
+        if not one:
+            continue
+        lines = []
+        for name, side in one["sides"].items():
+            whole, alone = median(side["seconds"]), median(side["tokenizer"])
+            ratio = median(a / b for a, b in zip(one["sides"][EAGER]["seconds"], side["seconds"], strict=True))
+            count = one["texts"]["texts"]
+            cells = [f"{count / whole:,.0f}", f"{ratio:.2f}", f"{1e6 * alone / count:.0f}", _percent(alone / whole)]
+            lines.append([_bold(name), *cells, f"{100 * side['same']:.1f} %"])
+        heads = ["", "texts/s", "x eager", "tokenizer alone, us a text", "of the whole", "labels the same"]
+        told = f"{one['texts']['texts']} texts, {one['texts']['mean']} tokens on average, {one['texts']['max']} at most"
+        parts.append(
+            f"## From text to answer, {SHAPES[shape]}\n\nRotten Tomatoes, {told}. transformers takes them in the order "
+            "of arrival, 32 at a time; the other peers read all texts at once with tokenizers, sort them and run "
+            f"batches of 32; gossamer is called once with the list.\n\n{table(heads, lines)}"
+        )
+    return "\n\n".join(parts)
+
+
+def cold_starts(results: Results) -> str:
+    """Seconds and memory of fresh processes."""
+    found = {shape: one for shape, one in results.get("cold", {}).items() if one["sides"]}
+    if not found:
+        return ""
+    names = list(dict.fromkeys(name for one in found.values() for name in (*one["sides"], *one["failed"])))
+    lines = []
+    for name in names:
+        cells = [_bold(name)]
+        for one in found.values():
+            side = one["sides"].get(name)
+            cells += ["-", "-"] if side is None else [f"{side['seconds']:.2f}", f"{side['peak'] / 2**20:.0f}"]
+        lines.append(cells)
+    heads = ["", *(f"{SHAPES[shape]}, {what}" for shape in found for what in ("s", "MiB"))]
+    failed = {name: why for one in found.values() for name, why in one["failed"].items()}
+    left = "\n\nFailed:\n\n" + "\n".join(f"- {name}: {why}" for name, why in failed.items()) if failed else ""
+    return f"""## Cold start and memory
+
+From the start of a process to its first answer (interpreter, imports, weights, tokenizer, one text), and the most
+memory it held until then; the files are in memory already. Medians of {next(iter(found.values()))["runs"]}, taking
+turns. "{FLOOR}" is what nobody who calls from Python can go below.
+
+{table(heads, lines)}{left}"""
+
+
+SECTIONS: tuple[Callable[[Results], str], ...] = (
+    opening,
+    goal_table,
+    speeds,
+    from_text,
+    cold_starts,
+)

@@ -1,0 +1,262 @@
+"""Everybody in turn on the same texts, round by round, with the machine's own limit timed in between."""
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from gossamer.environment import hardware, installed, versions
+from gossamer.task import Read
+
+from . import limit, shapes
+from .contestants import Contestant, opened
+from .shapes import Folders, Texts, say
+
+REST = 0.05  # seconds before a turn: the threads of the one before come to rest
+CHUNK = 32  # texts in a batch
+TICKS = os.sysconf("SC_CLK_TCK")
+TOOLS = ("nncf", "ctranslate2")  # beside those that gossamer.environment knows
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked in one turn.
+
+    calls(r): the calls of round r, the texts of each.  size: how many texts at once at most.  low: only those with
+    less than fp32 take part.  rounds: at most so many; None: all.
+    """
+
+    name: str
+    what: str
+    calls: Callable[[int], list[list[Read]]]
+    size: int = CHUNK
+    low: bool = False
+    rounds: int | None = None
+
+    def takes(self, one: Contestant, turn: int) -> bool:
+        """Whether a contestant is asked in this round; -1 is the one that warms up."""
+        if self.rounds is not None and not 0 <= turn < self.rounds:
+            return False
+        return not (self.low and one.precision == "fp32")
+
+
+def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
+    """What is timed.  singles: texts asked alone in a round, others in the next; bulk: rounds of bulk, 0 for none."""
+    some = texts.skewed
+
+    def alone(turn: int) -> list[list[Read]]:
+        return [[some[(turn * singles + i) % len(some)]] for i in range(singles)]
+
+    arrived = [some[at : at + CHUNK] for at in range(0, len(some), CHUNK)]
+    found = [
+        Load("single", "batch 1, skewed", alone, size=1),
+        Load("single-128", "batch 1, 128 tokens", lambda turn: [[one] for one in texts.fixed[:4]], size=1),
+        Load("arrival", f"batches of {CHUNK} in the order of arrival, skewed", lambda turn: arrived),
+        Load("sorted", f"{len(some)} texts at once, in batches of {CHUNK}, skewed", lambda turn: [some]),
+        Load("fixed", f"a batch of {CHUNK} texts of 128 tokens", lambda turn: [texts.fixed]),
+        Load("bulk", f"{len(texts.bulk)} texts at once, skewed", lambda turn: [texts.bulk], low=True, rounds=bulk),
+    ]
+    return found if bulk else found[:-1]
+
+
+def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
+    """All figures of one shape; options: threads, rounds, quick, compiled, among."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    texts = shapes.texts()
+    contestants, absent = opened(folders, options.threads, options.compiled, options.among)
+    say(f"  {len(contestants)} contestants; {len(absent)} left out")
+    token, text, layer = shapes.macs(folders.plain)
+    asked = loads(texts, singles=16 if options.quick else 24, bulk=0 if options.quick else 3)
+    failed: dict[str, str] = {}
+    accuracy = _accuracy(contestants, texts, failed)
+    gemms = limit.gemms(layer, options.threads)
+    laps, notes, rates = _rounds([c for c in contestants if c.name not in failed], asked, gemms, options.rounds, failed)
+    contestants = [one for one in contestants if one.name not in failed]
+    return {
+        "shape": shape,
+        "threads": options.threads,
+        "hardware": hardware(),
+        "versions": versions() | {tool: has for tool in TOOLS if (has := installed(tool))},
+        "texts": {"skewed": shapes.described(texts.skewed), "bulk": shapes.described(texts.bulk)},
+        "loads": {
+            load.name: {
+                "what": load.what,
+                "texts": sum(map(len, load.calls(0))),
+                "tokens": sum(len(one.ids) for call in load.calls(0) for one in call),
+            }
+            for load in asked
+        },
+        "macs": {"token": token, "text": text, "layer": layer},
+        "rounds": notes,
+        "gemms": rates,
+        "absent": absent | failed,
+        "contestants": {
+            one.name: {"precision": one.precision, "ours": one.predictor is not None, **accuracy[one.name]}
+            | {"seconds": _passes(laps[one.name]), "single": _singles(laps[one.name])}
+            for one in contestants
+        },
+    }
+
+
+def _accuracy(contestants: Sequence[Contestant], texts: Texts, failed: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """How far from the first contestant's logits the others' are; and of gossamer's, packed from padded ones."""
+    found: dict[str, dict[str, Any]] = {}
+    wanted: Any = None
+    arrived = [texts.skewed[at : at + CHUNK] for at in range(0, len(texts.skewed), CHUNK)]
+    for one in contestants:
+        try:
+            said = np.concatenate([one.ask(call, CHUNK) for call in arrived]).astype(np.float64)
+            wanted = said if wanted is None else wanted
+            found[one.name] = _apart(said, wanted) | {"packed": packed_apart(one, texts.skewed)}
+        except Exception as error:  # as when it is opened
+            failed[one.name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        say(f"    {one.name}: {failed.get(one.name) or _short(found[one.name])}")
+    return found
+
+
+def _apart(said: Any, wanted: Any) -> dict[str, Any]:
+    """max, mean: of the difference between logits.  likeness: the correlation of their margins.  same: labels."""
+    apart = np.abs(said - wanted)
+    margins = [one[:, 1] - one[:, 0] for one in (said, wanted)]
+    return {
+        "max": _digits(apart.max()),
+        "mean": _digits(apart.mean()),
+        "likeness": _digits(np.corrcoef(margins)[0, 1], 6),
+        "same": _digits((said.argmax(1) == wanted.argmax(1)).mean()),
+    }
+
+
+def packed_apart(one: Contestant, reads: Sequence[Read]) -> float | None:
+    """The largest difference between the logits of texts laid end to end and of texts alone; None: it has one way."""
+    pack, run = getattr(one.predictor, "pack", None), getattr(one.predictor, "run", None)
+    if pack is None or run is None:
+        return None
+    from gossamer.engines.predictor import pad
+
+    packed = dict(pack(reads))
+    alone = [run(pad([read], one.predictor.facts))[0] for read in reads]
+    return _digits(max(float(np.abs(packed[i][0] - alone[i]).max()) for i in range(len(reads))))
+
+
+def _short(found: dict[str, Any]) -> str:
+    return f"logits differ by {found['max']:.1e} at most, {100 * found['same']:.1f} % of labels the same"
+
+
+Laps = dict[str, dict[str, list[list[float]]]]  # by contestant, load, round: seconds of each call
+
+
+def _rounds(
+    contestants: Sequence[Contestant],
+    asked: Sequence[Load],
+    gemms: Sequence[limit.Gemm],
+    rounds: int,
+    failed: dict[str, str],
+) -> tuple[Laps, list[dict[str, float]], dict[str, dict[str, list[float]]]]:
+    """Laps, what else went on in each round, and the rates of products."""
+    laps: Laps = {one.name: {load.name: [] for load in asked} for one in contestants}
+    rates: dict[str, dict[str, list[float]]] = {}
+    notes = []
+    for turn in range(-1, rounds):  # the first one warms up and does not count
+        with watched() as note, uncollected():
+            for load in asked:
+                for one in _rotated(contestants, turn):
+                    if one.name not in failed and load.takes(one, turn):
+                        _turn(one, load, turn, laps, failed)
+            for gemm in gemms:
+                time.sleep(REST)
+                rate = gemm.rate(1 if turn < 0 else limit.REPEATS)
+                if turn >= 0:
+                    rates.setdefault(gemm.precision, {}).setdefault(gemm.name, []).append(_digits(rate))
+        if turn >= 0:
+            notes.append(note)
+        said = "warm-up" if turn < 0 else f"round {turn + 1} of {rounds}"
+        say(f"  {said}: {note['seconds']:.0f} s, others used {note['foreign']:.2f} cores")
+    return laps, notes, rates
+
+
+def _rotated(contestants: Sequence[Contestant], turn: int) -> list[Contestant]:
+    shift = turn % max(1, len(contestants))
+    return [*contestants[shift:], *contestants[:shift]]
+
+
+def _turn(one: Contestant, load: Load, turn: int, laps: Laps, failed: dict[str, str]) -> None:
+    calls = load.calls(max(turn, 0))
+    try:
+        time.sleep(REST)
+        for call in calls[:1]:
+            one.ask(call[:CHUNK], load.size)  # does not count
+        found = []
+        for call in calls:
+            began = time.perf_counter()
+            one.ask(call, load.size)
+            found.append(time.perf_counter() - began)
+    except Exception as error:
+        failed[one.name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        return
+    if turn >= 0:
+        laps[one.name][load.name].append(found)
+
+
+def _passes(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    """By load, of each round: the seconds of all calls; of texts asked alone the median of a call."""
+    return {
+        name: [_digits(median(calls) if name.startswith("single") else sum(calls)) for calls in rounds]
+        for name, rounds in laps.items()
+        if rounds
+    }
+
+
+def _singles(laps: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
+    """By load of texts asked alone: percentiles in ms over all rounds."""
+    found = {}
+    for name, rounds in laps.items():
+        if name.startswith("single") and rounds:
+            p50, p99 = (1e3 * float(np.percentile(np.concatenate(rounds), p)) for p in (50, 99))
+            found[name] = {"p50": _digits(p50), "p99": _digits(p99)}
+    return found
+
+
+def _digits(value: Any, count: int = 4) -> float:
+    """So many digits, as far as they say something."""
+    return float(f"{float(value):.{count}g}")
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """What goes on beside the block: seconds, load (the system's average), foreign (cores that others used)."""
+    note: dict[str, float] = {}
+    began, busy, own = time.perf_counter(), _busy(), time.process_time()
+    yield note
+    seconds = time.perf_counter() - began
+    others = (_busy() - busy) - (time.process_time() - own)
+    note |= {"seconds": round(seconds, 1), "load": round(os.getloadavg()[0], 2)}
+    note["foreign"] = round(max(0.0, others / seconds), 3)
+
+
+def _busy() -> float:
+    """Processor seconds that this machine has worked; 0 where there is no /proc."""
+    try:
+        with open("/proc/stat") as stream:
+            user, nice, system, _, _, irq, soft, *_ = map(int, stream.readline().split()[1:])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + soft) / TICKS
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
