@@ -38,6 +38,14 @@ def only(monkeypatch):
     return installed
 
 
+def nearness(artefact, engine):
+    """How far two answers to a text may be apart.
+
+    OpenVINO adds in an order that depends on the shape of a batch; in the last digit, but that may turn an integer.
+    """
+    return artefact.written.tolerance if engine == "openvino" else 1e-5
+
+
 @pytest.mark.parametrize("engine", [*GRAPHS, "auto"])
 def test_a_fresh_process_answers_without_torch_as_torch_does(artefact, engine):
     command = [sys.executable, "-c", SCRIPT, artefact.folder, engine, *TEXTS]
@@ -54,12 +62,12 @@ def test_a_fresh_process_answers_without_torch_as_torch_does(artefact, engine):
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_an_answer_depends_on_no_batch_mate(artefact, engine):
-    model = engines.load(artefact.folder, engine=engine, threads=1)
+    model, near = engines.load(artefact.folder, engine=engine, threads=1), nearness(artefact, engine)
     alone = np.concatenate([model.logits([text]) for text in TEXTS])
-    assert np.abs(model.logits(TEXTS) - alone).max() < 1e-5
+    assert np.abs(model.logits(TEXTS) - alone).max() < near
     pairs = list(reversed(TEXTS))
     alone = np.concatenate([model.logits([a], [b]) for a, b in zip(TEXTS, pairs, strict=True)])
-    assert np.abs(model.logits(TEXTS, pairs) - alone).max() < 1e-5
+    assert np.abs(model.logits(TEXTS, pairs) - alone).max() < near
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
@@ -77,7 +85,7 @@ def test_many_threads_share_a_predictor(artefact, engine):
 
     with ThreadPoolExecutor(8) as pool:
         for expected, found in zip(alone, pool.map(ask, range(8)), strict=True):
-            assert all(np.abs(one - expected).max() < 1e-5 for one in found)
+            assert all(np.abs(one - expected).max() < nearness(artefact, engine) for one in found)
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
@@ -90,7 +98,7 @@ def test_odd_texts_are_answered(artefact, engine, caplog):
         found = model.logits(["", "w1", exact])
     assert np.isfinite(found).all() and found.shape == (3, 3) and not caplog.records
     for _ in range(2):
-        assert np.abs(model.logits([over]) - found[2]).max() < 1e-5, "cut to its first words"
+        assert np.abs(model.logits([over]) - found[2]).max() < nearness(artefact, engine), "cut to its first words"
     assert [one.getMessage() for one in caplog.records] == [
         f"1 of 1 texts are longer than {LONGEST} tokens and are truncated (said once)"
     ]
@@ -241,7 +249,8 @@ def test_a_device_that_is_not_there_is_said(artefact, device):
         engines.load(artefact.folder, "torch", device=device)
 
 
-def test_torch_compiles_once_for_all_shapes(artefact, monkeypatch):
+def test_torch_compiles_once_for_all_shapes(save, rounded, tmp_path, monkeypatch):
+    import tiny
     import torch
     from torch._dynamo.utils import counters
 
@@ -253,8 +262,9 @@ def test_torch_compiles_once_for_all_shapes(artefact, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
     counters.clear()
-    model = engines.load(artefact.folder, "torch", 1, compiled=True)
-    expected = engines.load(artefact.folder, "torch", 1).logits(TEXTS)
+    folder = save(rounded(tiny.build("bert", "classes", num_hidden_layers=1)), tmp_path / "one")
+    model = engines.load(folder, "torch", 1, compiled=True)
+    expected = engines.load(folder, "torch", 1).logits(TEXTS)
     for size in (2, 3, 4):
         assert np.abs(model.logits(TEXTS, batch_size=size) - expected).max() < 1e-5
     assert asked == [{"dynamic": True}] and not counters["graph_break"]
