@@ -77,15 +77,10 @@ class Table:
         titles = ["engine", *(f"texts/s at {size}" for size in sizes), "p50 ms", "p99 ms", "packs", "start s", ""]
 
         def cells(row: Row) -> list[str]:
-            figures = [
-                *((row.per_second.get(size), ",.0f") for size in sizes),
-                (row.p50_ms, ".3g"),
-                (row.p99_ms, ".3g"),
-            ]
+            figures = [*(row.per_second.get(size) for size in sizes), row.p50_ms, row.p99_ms]
             packs = "-" if row.packs is None else "yes" if row.packs else "no"
             start = "-" if row.start_s is None else f"{row.start_s:.2f}"
-            words = ["-" if figure is None else f"{figure:{form}}" for figure, form in figures]
-            return [row.name, *words, packs, start, "what auto takes" if row.chosen else row.why]
+            return [row.name, *map(_short, figures), packs, start, "what auto takes" if row.chosen else row.why]
 
         return titles, [cells(row) for row in self.rows]
 
@@ -267,15 +262,19 @@ def _sentence(
     folder: Path, found: "Race", chosen: str, sizes: Sequence[int], sample: "Sample", failed: Mapping[str, str]
 ) -> str:
     def figures(name: str) -> str:
-        said = []
-        for size in sizes:
-            rate = f"{found.per_second(name, size):,.0f} texts a second in batches of {size}"
-            said.append(f"{found.quantile_ms(name, 50):.2g} ms for a text" if size == 1 else rate)
+        rates = {size: f"{_short(found.per_second(name, size))} texts a second in batches of {size}" for size in sizes}
+        alone = f"{_short(found.quantile_ms(name, 50))} ms for a text" if 1 in sizes else ""
+        said = [alone if size == 1 else rate for size, rate in rates.items()]
         return f"{name} with {' and '.join(said)}"
 
     others = [figures(name) for name in found.laps if name != chosen]
     others += [f"{name}, which failed ({' '.join(why.split())[:200]})" for name, why in failed.items()]
-    return f"{folder.name} runs fastest here on {figures(chosen)}, before {', '.join(others)}; measured on {sample}"
+    name = folder.resolve().name
+    return f"{name} runs fastest here on {figures(chosen)}, before {', '.join(others)}; measured on {sample}"
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _none(folder: Path, failed: Mapping[str, str]) -> ValueError:

@@ -6,18 +6,20 @@ one before come to rest.  Tokenizing is left out: it is the same for all, and ru
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 from statistics import NormalDist, fmean, median
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gossamer.engines.predictor import Predictor
 
-SINGLES = 8  # texts of a round that are asked one by one
+SINGLES = 5  # texts of a round that are asked one by one
+WARM = 8  # texts of the first batch, which is not timed: packed graphs are opened, memory is laid out
 LEAST, MOST = 64, 256  # texts of a race, more where a batch is larger
 LOOK = 10_000  # texts of a file, among which those that are timed are chosen evenly
 MIDDLE, MEAN = 20, 24  # tokens of texts that nobody has shown: the median and the mean of a lognormal distribution
@@ -27,14 +29,15 @@ WORDS = (
 )
 
 Tell = Callable[[float], object]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
 class Limits:
     """How long a race may be.
 
-    seconds: after so many no round begins but the first.  rounds: at most.  margin: it ends after `enough` rounds if
-    the same engine won each of them by at least so much.
+    seconds: after so many no round begins but the first; warming up is not counted.  rounds: at most.  margin: it ends
+    after `enough` rounds if the same engine won each of them by at least so much.
     """
 
     seconds: float = 2.0
@@ -67,6 +70,17 @@ class Race:
     laps: dict[str, dict[int, list[list[float]]]]
     failed: dict[str, str] = field(default_factory=dict)
 
+    def attempt(self, name: str, work: Callable[..., Done], *given: Any) -> Done | None:
+        """What an engine's work gives; where it fails, or one before it did, None, and the engine leaves."""
+        if name in self.failed:
+            return None
+        try:
+            return work(*given)
+        except Exception as error:  # whatever it is, the others can still run
+            self.failed[name] = f"{type(error).__name__}: {error}"
+            self.laps.pop(name)
+            return None
+
     def per_second(self, name: str, size: int) -> float:
         """Texts a second, the median round."""
         return median(len(calls) * size / max(sum(calls), 1e-9) for calls in self.laps[name][size])
@@ -89,9 +103,11 @@ class Race:
         return min(names, key=lambda name: median(self.times(name, names[0], tuple(sizes))), default="")
 
     def clear(self, sizes: Iterable[int], margin: float) -> bool:
-        """Whether one of them won every round by `margin`."""
+        """Whether one of them won every round by `margin`, or nobody else is left; no margin is infinite."""
         first, sizes = self.winner(sizes), tuple(sizes)
-        return all(min(self.times(name, first, sizes)) >= margin for name in self.laps if name != first)
+        return margin < inf and all(
+            min(self.times(name, first, sizes)) >= margin for name in self.laps if name != first
+        )
 
 
 def made_up(predictor: Predictor, size: int, lengths: Sequence[int] | None = None) -> Sample:
@@ -159,14 +175,17 @@ def race(
 
     clock: seconds.  tell: is told which share is done.
     """
-    found, began = Race({name: {size: [] for size in sizes} for name in predictors}), clock()
-    names = list(predictors)
-    _round(names, predictors, sample, sizes, 0, found, clock)
-    for laps in found.laps.values():
-        laps.update({size: [] for size in sizes})  # what was asked first does not count
+    found, names = Race({name: {size: [] for size in sizes} for name in predictors}), list(predictors)
+    for name in names:
+        found.attempt(name, _warm, predictors[name], sample, sizes)
+    began = clock()
     for number in range(limits.rounds):
         shift = number % max(1, len(names))
-        _round(names[shift:] + names[:shift], predictors, sample, sizes, number, found, clock)
+        for size in sizes:
+            for name in names[shift:] + names[:shift]:
+                laps = found.attempt(name, _laps, predictors[name], sample, size, number, clock)
+                if laps is not None:
+                    found.laps[name][size].append(laps)
         share = max((number + 1) / limits.rounds, (clock() - began) / limits.seconds)
         tell(min(1.0, share))
         if share >= 1 or (number + 1 >= limits.enough and found.clear(sizes, limits.margin)):
@@ -174,37 +193,23 @@ def race(
     return found
 
 
-def _round(
-    names: Sequence[str],
-    predictors: Mapping[str, Predictor],
-    sample: Sample,
-    sizes: Sequence[int],
-    number: int,
-    found: Race,
-    clock: Callable[[], float],
-) -> None:
-    for size in sizes:
-        for name in names:
-            if name in found.failed:
-                continue
-            try:
-                laps = list(_laps(predictors[name], sample, size, number, clock))
-            except Exception as error:  # whatever it is, the others can still run
-                found.failed[name] = f"{type(error).__name__}: {error}"
-                found.laps.pop(name)
-            else:
-                found.laps[name][size].append(laps)
+def _warm(predictor: Predictor, sample: Sample, sizes: Sequence[int]) -> None:
+    for size in {min(size, WARM) for size in sizes}:
+        texts, pairs = sample.texts[:size], sample.pairs and sample.pairs[:size]
+        predictor.answers(predictor.read(texts, pairs), texts, pairs, size)
 
 
-def _laps(predictor: Predictor, sample: Sample, size: int, number: int, clock: Callable[[], float]) -> Iterator[float]:
-    for i, rows in enumerate(_calls(size, number, len(sample.texts))):
+def _laps(predictor: Predictor, sample: Sample, size: int, number: int, clock: Callable[[], float]) -> list[float]:
+    laps: list[float] = []
+    for rows in _calls(size, number, len(sample.texts)):
         texts, pairs = sample.texts[rows], None if sample.pairs is None else sample.pairs[rows]
         reads = predictor.read(texts, pairs)
-        if not i:
+        if not laps:
             predictor.answers(reads[:1], texts[:1], pairs and pairs[:1], 1)
         start = clock()
         predictor.answers(reads, texts, pairs, size)
-        yield clock() - start
+        laps.append(clock() - start)
+    return laps
 
 
 def _calls(size: int, number: int, texts: int) -> list[slice]:

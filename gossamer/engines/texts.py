@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,10 +125,11 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
     Raises:
         ValueError: the folder has none, or it is damaged.
     """
-    tokenizer, whole = _tokenizer(folder), _tokenizer(folder)
-    whole.no_truncation()
+    tokenizer = _tokenizer(folder)
     tokenizer.no_padding()
     noted = not isinstance(facts.task, (task.Classification, task.Regression))  # where tokens stand costs some time
+    whole = _tokenizer(folder) if facts.task.first_cut == "only_second" else tokenizer  # each takes a while to read
+    whole.no_truncation()
     posed, stride = facts.task, min(facts.task.stride, max(0, facts.max_length // 4))
     tokenizer.enable_truncation(facts.max_length, stride=stride, strategy=posed.first_cut, direction=facts.side)
 
@@ -153,8 +155,10 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
 
 def decoder(folder: Path) -> Callable[[list[int]], str]:
     """From token ids to a text, without special tokens.  ValueError: the folder has no tokenizer.json."""
-    tokenizer = _tokenizer(folder)
-    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+    if not (folder / "tokenizer.json").is_file():
+        _tokenizer(folder)  # says so
+    found = cache(lambda: _tokenizer(folder))  # few tasks have something to decode
+    return lambda ids: str(found().decode(ids, skip_special_tokens=True))
 
 
 def _read(one: Any, facts: Facts, text: str, pair: str | None) -> Read:
