@@ -8,8 +8,9 @@ each peer by its own tools.  Speed: token ids to logits, one text at a time, bat
 once, and bulk, with the machine's limit timed in the same rounds.  Ends: from English text.  Cold: fresh processes.
 With --only, the other parts stand as they were left in --work; --render measures nothing.  --among: only contestants
 whose name contains one of the words.  --compiled: torch.compile too, which is slow to start.  --quick: MiniLM, two
-rounds, no bulk, the page into --work.  Needs openvino, nncf, onnx, onnxruntime, ctranslate2; what is missing is left
-out, and the page says so.  About an hour and a half on two cores, which nobody else should use meanwhile.
+rounds of few texts, no bulk, the page into --work.  Needs openvino, nncf, onnx, onnxruntime, ctranslate2; what is
+missing is left out, and the page says so.  About an hour and a half on two cores, which nobody else should use
+meanwhile.
 
 A further part is a module with `measure(shape, folders, options)` in PARTS here, and a section in peers/page.py
 (SECTIONS); what it aims at goes into peers/goals.py (GOALS).
@@ -99,6 +100,7 @@ def main() -> None:
     told = options()
     os.environ["RAYON_NUM_THREADS"] = str(told.threads)  # the tokenizers'
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ["GOSSAMER_CACHE"] = str(told.work.absolute() / "cache")  # what "auto" remembers is of this run alone
     figures = kept(told.work, told.quick)
     for shape in [] if told.render else told.shapes:
         folders = Folders(told.work.absolute() / shape)

@@ -85,7 +85,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
     laps: dict[str, list[tuple[float, int]]] = {}
     failed: dict[str, str] = {}
     sides = _sides(folders)
-    for turn in range(-1, runs):  # the first turn brings files into memory, and does not count
+    for turn in range(0 if options.quick else -1, runs):  # the first turn brings files into memory, and does not count
         say(f"  cold starts: {'warm-up' if turn < 0 else f'{turn + 1} of {runs}'}")
         for name, (code, folder, engine) in sides.items():
             if name in failed:

@@ -56,7 +56,7 @@ def opened(
     compiled: torch.compile too.  among: words, one of which a name has to contain; () for all.
     """
     found, absent = [], {}
-    for name, precision, open_ in (*peers(folders, threads, compiled), *ours(folders, threads)):
+    for name, precision, open_ in (*peers(folders, threads, compiled), *ours(folders, threads, compiled)):
         if among and name != EAGER and not any(word.lower() in name.lower() for word in among):
             continue
         try:
@@ -103,18 +103,20 @@ def peers(folders: Folders, threads: int, compiled: bool) -> Opened:
     yield CT2_INT8, "int8", simple(lambda: ct2(file(files, made.CTRANSLATE2), threads), "ctranslate2")
 
 
-def ours(folders: Folders, threads: int) -> Opened:
+def ours(folders: Folders, threads: int, compiled: bool) -> Opened:
     """Gossamer's engines, each in every precision that it has."""
     from gossamer.engines import ENGINES
 
     for engine in ENGINES:
-        has = getattr(importlib.import_module(f"gossamer.engines.{engine}"), "PRECISIONS", ("saved",))
+        has = getattr(importlib.import_module(f"gossamer.engines.{engine}"), "PRECISIONS", ("saved", "bf16"))
         yield f"gossamer {engine} fp32", "fp32", lambda e=engine: gossamer(folders.fp32, e, threads, "saved")
         if "bf16" in has:
             yield f"gossamer {engine} bf16", "bf16", lambda e=engine: gossamer(folders.fp32, e, threads, "bf16")
         yield f"gossamer {engine} int8", "int8", lambda e=engine: gossamer(folders.int8, e, threads, "saved")
         if "int8" in has:
             yield f"gossamer {engine} static int8", "int8", lambda e=engine: gossamer(folders.fp32, e, threads, "int8")
+    if compiled:
+        yield "gossamer torch fp32, compiled", "fp32", lambda: gossamer(folders.fp32, "torch", threads, compiled=True)
 
 
 def file(files: Path, name: str) -> Path:
@@ -125,12 +127,11 @@ def file(files: Path, name: str) -> Path:
     return files / name
 
 
-def gossamer(folder: Path, engine: str, threads: int, precision: str) -> tuple[Ask, Any]:
+def gossamer(folder: Path, engine: str, threads: int, precision: str = "saved", **more: Any) -> tuple[Ask, Any]:
     """What `gossamer.load` gives."""
     import gossamer as package
 
-    more = {} if precision == "saved" else {"precision": precision}
-    predictor = package.load(folder, engine=engine, threads=threads, **more)
+    predictor = package.load(folder, engine=engine, threads=threads, precision=precision, **more)
 
     def ask(reads: Sequence[Read], size: int) -> Logits:
         return np.array(predictor.answers(reads, [""] * len(reads), None, size))

@@ -17,7 +17,7 @@ from .contestants import has_bf16
 from .shapes import say
 
 ROWS = 780
-REPEATS = 5
+REPEATS = 3
 SLOW = 1.0  # seconds: whoever takes longer has no kernel for this processor, and sets no limit
 
 Shape = tuple[int, int]  # in, out

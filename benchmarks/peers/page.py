@@ -6,6 +6,7 @@ function from results to text, "" where nothing was measured; SECTIONS is their 
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 from . import goals
@@ -17,6 +18,7 @@ from .shapes import SHAPES
 
 Results = Mapping[str, Mapping[str, Any]]
 HEADS = ["texts/s", "real tokens/s", "x eager", "x ONNX Runtime int8", "x best int8 peer", "share of the limit"]
+QUIET = 0.1  # cores that others may use
 TOLD = ["logits differ, max (mean)", "labels the same"]
 
 
@@ -33,7 +35,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def opening(results: Results) -> str:
     """What was run, on what, and how far to trust it."""
-    one = next(iter(results["speed"].values()), None) if results.get("speed") else None
+    one = next(iter(results.get("speed", {}).values()), None)
     if one is None:
         return "# Engines\n\nWritten by `python benchmarks/engines.py`. Speed has not been measured yet."
     machine, texts = one["hardware"], one["texts"]
@@ -43,27 +45,42 @@ def opening(results: Results) -> str:
         f"longest {t['max']}"
         for t in (texts["skewed"], texts["bulk"])
     )
-    return f"""# Engines: gossamer beside everybody else
-
-Written by `python benchmarks/engines.py`; the figures are in [engines.json](engines.json).
-
-Machine: {machine["cpu"]} with {", ".join(machine["instructions"]) or "no special instructions"}; {machine["cores"]}
-cores, {one["threads"]} threads for everybody, {machine["memory_gib"]} GiB. {versions}.
-
-- **Models.** BERT-base: twelve layers of 768, random weights. MiniLM: all-MiniLM-L6-v2, six layers of 384. Both have a
-  random head of two classes. Every contestant has the same weights; int8 is made by its own tool with the settings that
-  come with it, gossamer's by `Int8()`, which needs no texts. OpenVINO's int8 (NNCF) has seen the skewed texts.
-- **Texts.** Token ids. Skewed (lognormal): {skewed}. Bulk: {bulk}. Fixed: 128 tokens.
-- **Time** runs from token ids to logits: padding, sorting and packing are in it. "Order of arrival": 32 texts are given
-  at a time. "At once": all are given, and everybody, peers too, may sort them by length.
-- **Rounds.** In each round everybody is asked the same, one after the other, and who begins changes. A first round and
-  the first call of each turn do not count. Times are medians over rounds; a ratio is the median of the ratios within
-  rounds. Compare ratios, not absolute figures of different runs.
-- **The limit**: how fast the fastest library at hand multiplies matrices of the model's shapes ({ROWS} tokens), timed
-  in the same rounds. The share of it counts the linear layers on real tokens only: padding, attention and everything
-  else is loss.
-- transformers eager in fp32 is what most people run, and a weak yardstick: torch's fp32 products here reach
-  {_torch_share(one)} of what the fastest library does. The best int8 peer is the honest one. Both are given."""
+    instructions = machine["instructions"]
+    points = [
+        "**Models.** BERT-base: twelve layers of 768, random weights. MiniLM: all-MiniLM-L6-v2, six layers of 384. "
+        "Both have a random head of two classes. Everybody has the same weights; int8 is made by each one's own tool "
+        "with the settings that come with it, gossamer's by `Int8()`, which needs no texts. OpenVINO's (NNCF) has "
+        "seen the skewed texts.",
+        f"**Texts.** Token ids. Skewed (lognormal): {skewed}. Bulk: {bulk}. Fixed: 128 tokens.",
+        "**Time** runs from token ids to logits: padding, sorting and packing are in it. In the order of arrival, 32 "
+        "texts are given at a time. At once means that all are given, and everybody, peers too, sorts them by length.",
+        "**Rounds.** In each round everybody is asked the same, one after the other, and who begins changes. The "
+        "first round and the first call of each turn do not count. Times are medians over rounds; a ratio is the "
+        "median of the ratios within rounds. Compare ratios, not figures of different runs.",
+        f"**The limit** is how fast the fastest library at hand multiplies matrices of the model's shapes ({ROWS} "
+        "tokens), timed in the same rounds. The share of it counts all linear layers on the real tokens, whether they "
+        "were computed or not: gossamer's graphs leave out what the head does not read of the last layer.",
+        "**Two yardsticks.** transformers eager in fp32 is what most people run. It is a weak one: it pads, and "
+        f"torch's fp32 products reach {_torch_share(one)} of the fastest library's here. The best int8 peer is the "
+        "honest one.",
+    ]
+    if not {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"} & set(instructions):
+        points.append(
+            "**No VNNI here.** On such a processor the quick int8 kernels of x86 add two products in sixteen bits and "
+            "overflow; the correlations below show whom that costs how much. gossamer takes exact kernels."
+        )
+    told = (
+        f"Machine: {machine['cpu']} with {', '.join(instructions) or 'no special instructions'}; {machine['cores']} "
+        f"cores, {one['threads']} threads for everybody, {machine['memory_gib']} GiB. {versions}."
+    )
+    return "\n\n".join(
+        [
+            "# Engines: gossamer beside everybody else",
+            "Written by `python benchmarks/engines.py`; the figures are in [engines.json](engines.json).",
+            fill(told, 120),
+            "\n".join(fill(f"- {point}", 120, subsequent_indent="  ") for point in points),
+        ]
+    )
 
 
 def _torch_share(one: Mapping[str, Any]) -> str:
@@ -185,13 +202,18 @@ def _limit(one: Mapping[str, Any]) -> str:
 
 
 def _rounds(one: Mapping[str, Any]) -> str:
+    """How quiet it was, and what "auto" makes of it."""
     foreign = [note["foreign"] for note in one["rounds"]]
     load = [note["load"] for note in one["rounds"]]
-    return (
+    told = (
         f"{len(foreign)} rounds of {median(note['seconds'] for note in one['rounds']):.0f} s. Meanwhile others used "
         f"{min(foreign):.2f} to {max(foreign):.2f} cores (median {median(foreign):.2f}); the load average, these "
         f"threads included, was {min(load):.1f} to {max(load):.1f}."
     )
+    if median(foreign) > QUIET:
+        told += " **That is not quiet: these figures are no evidence.**"
+    auto = ", ".join(f"{name} in {precision}" for precision, name in one["auto"].items())
+    return f'{fill(told, 120)}\n\nOf its own engines, `engine="auto"` chooses {auto}.'
 
 
 def from_text(results: Results) -> str:
@@ -210,9 +232,9 @@ def from_text(results: Results) -> str:
         heads = ["", "texts/s", "x eager", "tokenizer alone, us a text", "of the whole", "labels the same"]
         told = f"{one['texts']['texts']} texts, {one['texts']['mean']} tokens on average, {one['texts']['max']} at most"
         parts.append(
-            f"## From text to answer, {SHAPES[shape]}\n\nRotten Tomatoes, {told}. transformers takes them in the order "
-            "of arrival, 32 at a time; the other peers read all texts at once with tokenizers, sort them and run "
-            f"batches of 32; gossamer is called once with the list.\n\n{table(heads, lines)}"
+            f"## From text to answer, {SHAPES[shape]}\n\nRotten Tomatoes, {told}.\ntransformers takes them in the "
+            "order of arrival, 32 at a time; the other peers read all texts at once with\ntokenizers, sort them and "
+            f"run batches of 32; gossamer is called once with the list.\n\n{table(heads, lines)}"
         )
     return "\n\n".join(parts)
 

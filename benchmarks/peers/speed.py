@@ -15,7 +15,7 @@ from gossamer.environment import hardware, installed, versions
 from gossamer.task import Read
 
 from . import limit, shapes
-from .contestants import Contestant, opened
+from .contestants import EAGER, Contestant, opened
 from .shapes import Folders, Texts, say
 
 REST = 0.05  # seconds before a turn: the threads of the one before come to rest
@@ -70,14 +70,16 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(options.threads)
-    texts = shapes.texts()
+    texts = shapes.texts(options.quick)
     contestants, absent = opened(folders, options.threads, options.compiled, options.among)
     say(f"  {len(contestants)} contestants; {len(absent)} left out")
     token, text, layer = shapes.macs(folders.plain)
-    asked = loads(texts, singles=16 if options.quick else 24, bulk=0 if options.quick else 3)
+    asked = loads(texts, singles=16 if options.quick else 40, bulk=0 if options.quick else 3)
     failed: dict[str, str] = {}
     accuracy = _accuracy(contestants, texts, failed)
     gemms = limit.gemms(layer, options.threads)
+    if EAGER in failed:
+        raise RuntimeError(f"nothing to compare with: {EAGER} failed ({failed[EAGER]})")
     laps, notes, rates = _rounds([c for c in contestants if c.name not in failed], asked, gemms, options.rounds, failed)
     contestants = [one for one in contestants if one.name not in failed]
     return {
@@ -98,12 +100,30 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         "rounds": notes,
         "gemms": rates,
         "absent": absent | failed,
+        "auto": _auto(folders, options.threads),
         "contestants": {
             one.name: {"precision": one.precision, "ours": one.predictor is not None, **accuracy[one.name]}
             | {"seconds": _passes(laps[one.name]), "single": _singles(laps[one.name])}
             for one in contestants
         },
     }
+
+
+def _auto(folders: Folders, threads: int) -> dict[str, str]:
+    """Which of its engines gossamer chooses by itself, by precision."""
+    from gossamer.engines import load
+
+    found = {}
+    for precision, folder in (("fp32", folders.fp32), ("int8", folders.int8)):
+        try:
+            found[precision] = load(folder, engine="auto", threads=threads).name
+        except Exception as error:  # it is a note, no more
+            found[precision] = _why(error)
+    return found
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 def _accuracy(contestants: Sequence[Contestant], texts: Texts, failed: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -117,7 +137,7 @@ def _accuracy(contestants: Sequence[Contestant], texts: Texts, failed: dict[str,
             wanted = said if wanted is None else wanted
             found[one.name] = _apart(said, wanted) | {"packed": packed_apart(one, texts.skewed)}
         except Exception as error:  # as when it is opened
-            failed[one.name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+            failed[one.name] = _why(error)
         say(f"    {one.name}: {failed.get(one.name) or _short(found[one.name])}")
     return found
 
@@ -165,18 +185,19 @@ def _rounds(
     rates: dict[str, dict[str, list[float]]] = {}
     notes = []
     for turn in range(-1, rounds):  # the first one warms up and does not count
+        top: dict[int, float] = {}
         with watched() as note, uncollected():
             for load in asked:
                 for one in _rotated(contestants, turn):
                     if one.name not in failed and load.takes(one, turn):
                         _turn(one, load, turn, laps, failed)
-            for gemm in gemms:
-                time.sleep(REST)
-                rate = gemm.rate(1 if turn < 0 else limit.REPEATS)
-                if turn >= 0:
-                    rates.setdefault(gemm.precision, {}).setdefault(gemm.name, []).append(_digits(rate))
+                for at, gemm in enumerate(gemms):
+                    time.sleep(REST)
+                    top[at] = max(top.get(at, 0.0), gemm.rate(limit.REPEATS))
         if turn >= 0:
             notes.append(note)
+            for at, gemm in enumerate(gemms):
+                rates.setdefault(gemm.precision, {}).setdefault(gemm.name, []).append(_digits(top[at]))
         said = "warm-up" if turn < 0 else f"round {turn + 1} of {rounds}"
         say(f"  {said}: {note['seconds']:.0f} s, others used {note['foreign']:.2f} cores")
     return laps, notes, rates
@@ -199,7 +220,7 @@ def _turn(one: Contestant, load: Load, turn: int, laps: Laps, failed: dict[str, 
             one.ask(call, load.size)
             found.append(time.perf_counter() - began)
     except Exception as error:
-        failed[one.name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        failed[one.name] = _why(error)
         return
     if turn >= 0:
         laps[one.name][load.name].append(found)
