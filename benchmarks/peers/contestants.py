@@ -24,6 +24,7 @@ Run = Callable[[Sequence[Read]], Logits]  # one batch
 EAGER = "transformers eager fp32"
 ORT_INT8, OV_INT8, OV_BF16, CT2_INT8 = "ONNX Runtime int8", "OpenVINO int8", "OpenVINO bf16", "CTranslate2 int8"
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # as gossamer.environment spells the instructions
+INT8 = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,11 @@ class Contestant:
 def has_bf16() -> bool:
     """Whether this processor multiplies bfloat16."""
     return bool(set(BF16) & set(hardware()["instructions"]))
+
+
+def overflows() -> bool:
+    """Whether the quick products of bytes add up in sixteen bits here."""
+    return not set(INT8) & set(hardware()["instructions"])
 
 
 class Absent(Exception):
@@ -97,6 +103,9 @@ def peers(folders: Folders, threads: int, compiled: bool) -> Opened:
     yield "torch.ao dynamic int8", "int8", simple(lambda: dynamic(plain))
     yield "ONNX Runtime fp32", "fp32", simple(lambda: ort(file(files, made.ONNX), threads), "onnxruntime")
     yield ORT_INT8, "int8", simple(lambda: ort(file(files, made.ONNX_INT8), threads), "onnxruntime")
+    if overflows():
+        open_ = simple(lambda: ort(file(files, made.ONNX_INT8), threads, exact=True), "onnxruntime")
+        yield f"{ORT_INT8}, exact kernels", "int8", open_
     yield "OpenVINO fp32", "fp32", simple(lambda: ov(file(files, made.OPENVINO), threads), "openvino")
     yield OV_BF16, "bf16", simple(lambda: ov(file(files, made.OPENVINO), threads, "bf16"), "openvino")
     yield OV_INT8, "int8", simple(lambda: ov(file(files, made.OPENVINO_INT8), threads), "openvino")
@@ -189,13 +198,15 @@ def asked(model: Any) -> Run:
     return run
 
 
-def ort(graph: Path, threads: int) -> Run:
-    """ONNX Runtime, everything but the number of threads as it comes."""
+def ort(graph: Path, threads: int, exact: bool = False) -> Run:
+    """ONNX Runtime as it comes, but for the number of threads.  exact: with the kernels that do not overflow."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 

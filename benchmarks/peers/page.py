@@ -11,14 +11,15 @@ from typing import Any
 
 from . import goals
 from .cold import FLOOR
-from .contestants import EAGER, ORT_INT8
+from .contestants import EAGER, INT8, ORT_INT8
 from .goals import best, faster, per_second, share
 from .limit import ROWS
-from .shapes import SHAPES
+from .shapes import SHAPES, SKEWED
 
 Results = Mapping[str, Mapping[str, Any]]
 HEADS = ["texts/s", "real tokens/s", "x eager", "x ONNX Runtime int8", "x best int8 peer", "share of the limit"]
-QUIET = 0.1  # cores that others may use
+FEWEST = 3  # rounds that say anything
+QUIET = 0.1  # cores that others may take
 TOLD = ["logits differ, max (mean)", "labels the same"]
 
 
@@ -45,7 +46,6 @@ def opening(results: Results) -> str:
         f"longest {t['max']}"
         for t in (texts["skewed"], texts["bulk"])
     )
-    instructions = machine["instructions"]
     points = [
         "**Models.** BERT-base: twelve layers of 768, random weights. MiniLM: all-MiniLM-L6-v2, six layers of 384. "
         "Both have a random head of two classes. Everybody has the same weights; int8 is made by each one's own tool "
@@ -54,8 +54,8 @@ def opening(results: Results) -> str:
         f"**Texts.** Token ids. Skewed (lognormal): {skewed}. Bulk: {bulk}. Fixed: 128 tokens.",
         "**Time** runs from token ids to logits: padding, sorting and packing are in it. In the order of arrival, 32 "
         "texts are given at a time. At once means that all are given, and everybody, peers too, sorts them by length.",
-        "**Rounds.** In each round everybody is asked the same, one after the other, and who begins changes. The "
-        "first round and the first call of each turn do not count. Times are medians over rounds; a ratio is the "
+        "**Rounds.** In each round everybody is asked the same, one after the other, and who begins changes. A "
+        "round to warm up and the first call of each turn do not count. Times are medians over rounds; a ratio is the "
         "median of the ratios within rounds. Compare ratios, not figures of different runs.",
         f"**The limit** is how fast the fastest library at hand multiplies matrices of the model's shapes ({ROWS} "
         "tokens), timed in the same rounds. The share of it counts all linear layers on the real tokens, whether they "
@@ -64,14 +64,16 @@ def opening(results: Results) -> str:
         f"torch's fp32 products reach {_torch_share(one)} of the fastest library's here. The best int8 peer is the "
         "honest one.",
     ]
-    if not {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"} & set(instructions):
+    if not set(INT8) & set(machine["instructions"]):
         points.append(
             "**No VNNI here.** On such a processor the quick int8 kernels of x86 add two products in sixteen bits and "
-            "overflow; the correlations below show whom that costs how much. gossamer takes exact kernels."
+            "can overflow. gossamer takes exact kernels, which are slower; ONNX Runtime is shown with either."
         )
+    if len(one["rounds"]) < FEWEST or texts["skewed"]["texts"] < SKEWED:
+        points.append("**This was a quick run**, with few rounds or few texts: it shows the page, and proves nothing.")
     told = (
-        f"Machine: {machine['cpu']} with {', '.join(instructions) or 'no special instructions'}; {machine['cores']} "
-        f"cores, {one['threads']} threads for everybody, {machine['memory_gib']} GiB. {versions}."
+        f"Machine: {machine['cpu']} with {', '.join(machine['instructions']) or 'no special instructions'}; "
+        f"{machine['cores']} cores, {one['threads']} threads for everybody, {machine['memory_gib']} GiB. {versions}."
     )
     return "\n\n".join(
         [
@@ -174,14 +176,13 @@ def _accuracy(one: Mapping[str, Any]) -> str:
         for name, who in one["contestants"].items()
     ]
     heads = ["", *TOLD, "correlation of margins", "packed from alone, max"]
-    return f"""### How far from fp32
-
-Against transformers eager fp32 on the {one["texts"]["skewed"]["texts"]} skewed texts in batches of 32. The head is
-random and nothing was trained on it: many texts lie next to its threshold, so labels change more easily than those of a
-trained model. The margin is the difference of the two logits. "Packed from alone": the same engine, texts laid end to
-end and each text by itself.
-
-{table(heads, lines)}"""
+    about = (
+        f"Against {EAGER} on the {one['texts']['skewed']['texts']} skewed texts in batches of 32. The head is random "
+        "and nothing was trained on it: many texts lie next to its threshold, so labels change more easily than those "
+        'of a trained model. The margin is the difference of the two logits. "Packed from alone": the same engine, '
+        "texts laid end to end and each text by itself."
+    )
+    return f"### How far from fp32\n\n{fill(about, 120)}\n\n{table(heads, lines)}"
 
 
 def _limit(one: Mapping[str, Any]) -> str:
@@ -192,28 +193,28 @@ def _limit(one: Mapping[str, Any]) -> str:
     ]
     shapes = ", ".join(f"{a} x {b}" for a, b in dict.fromkeys(map(tuple, one["macs"]["layer"])))
     heads = ["precision", "library", "GMAC/s, median", "over the rounds"]
-    return f"""### The machine's limit
-
-{ROWS} rows by {shapes}, as often as in one layer; the best of a few in each round. The model has
-{one["macs"]["token"] / 1e6:.2f} million multiply-accumulates a token in linear layers and
-{one["macs"]["text"] / 1e6:.2f} million more a text.
-
-{table(heads, lines)}"""
+    about = (
+        f"{ROWS} rows by {shapes}, as often as in one layer; the best of a few in each round. The model has "
+        f"{one['macs']['token'] / 1e6:.2f} million multiply-accumulates a token in linear layers and "
+        f"{one['macs']['text'] / 1e6:.2f} million more a text."
+    )
+    return f"### The machine's limit\n\n{fill(about, 120)}\n\n{table(heads, lines)}"
 
 
 def _rounds(one: Mapping[str, Any]) -> str:
     """How quiet it was, and what "auto" makes of it."""
-    foreign = [note["foreign"] for note in one["rounds"]]
-    load = [note["load"] for note in one["rounds"]]
+    spans = {name: [note.get(name, 0.0) for note in one["rounds"]] for name in ("foreign", "stolen", "load", "seconds")}
     told = (
-        f"{len(foreign)} rounds of {median(note['seconds'] for note in one['rounds']):.0f} s. Meanwhile others used "
-        f"{min(foreign):.2f} to {max(foreign):.2f} cores (median {median(foreign):.2f}); the load average, these "
-        f"threads included, was {min(load):.1f} to {max(load):.1f}."
+        "Rounds: {}, of {:.0f} s. Meanwhile others used {} cores, the host of this machine took {}; the load average, "
     )
-    if median(foreign) > QUIET:
+    told += "these threads included, was {}."
+    ends = [f"{min(spans[name]):.2f} to {max(spans[name]):.2f}" for name in ("foreign", "stolen", "load")]
+    told = told.format(len(one["rounds"]), median(spans["seconds"]), *ends)
+    if median(spans["foreign"]) + median(spans["stolen"]) > QUIET:
         told += " **That is not quiet: these figures are no evidence.**"
-    auto = ", ".join(f"{name} in {precision}" for precision, name in one["auto"].items())
-    return f'{fill(told, 120)}\n\nOf its own engines, `engine="auto"` chooses {auto}.'
+    auto = ", ".join(f"{name} in {precision}" for precision, name in one.get("auto", {}).items())
+    chosen = f'\n\nOf its own engines, `engine="auto"` chooses {auto}.' if auto else ""
+    return fill(told, 120) + chosen
 
 
 def from_text(results: Results) -> str:
@@ -255,13 +256,13 @@ def cold_starts(results: Results) -> str:
     heads = ["", *(f"{SHAPES[shape]}, {what}" for shape in found for what in ("s", "MiB"))]
     failed = {name: why for one in found.values() for name, why in one["failed"].items()}
     left = "\n\nFailed:\n\n" + "\n".join(f"- {name}: {why}" for name, why in failed.items()) if failed else ""
-    return f"""## Cold start and memory
-
-From the start of a process to its first answer (interpreter, imports, weights, tokenizer, one text), and the most
-memory it held until then; the files are in memory already. Medians of {next(iter(found.values()))["runs"]}, taking
-turns. "{FLOOR}" is what nobody who calls from Python can go below.
-
-{table(heads, lines)}{left}"""
+    about = (
+        "From the start of a process to its first answer (interpreter, imports, weights, tokenizer, one text), and the "
+        "most memory it held until then; the files are in memory already. Medians of "
+        f'{next(iter(found.values()))["runs"]}, taking turns. "{FLOOR}" is what nobody who calls from Python can go '
+        "below."
+    )
+    return f"## Cold start and memory\n\n{fill(about, 120)}\n\n{table(heads, lines)}{left}"
 
 
 SECTIONS: tuple[Callable[[Results], str], ...] = (

@@ -20,6 +20,7 @@ from .shapes import Folders, Texts, say
 
 REST = 0.05  # seconds before a turn: the threads of the one before come to rest
 CHUNK = 32  # texts in a batch
+FEW = 8  # texts of the call that begins a turn and does not count
 TICKS = os.sysconf("SC_CLK_TCK")
 TOOLS = ("nncf", "ctranslate2")  # beside those that gossamer.environment knows
 
@@ -59,7 +60,7 @@ def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
         Load("single-128", "batch 1, 128 tokens", lambda turn: [[one] for one in texts.fixed[:4]], size=1),
         Load("arrival", f"batches of {CHUNK} in the order of arrival, skewed", lambda turn: arrived),
         Load("sorted", f"{len(some)} texts at once, in batches of {CHUNK}, skewed", lambda turn: [some]),
-        Load("fixed", f"a batch of {CHUNK} texts of 128 tokens", lambda turn: [texts.fixed]),
+        Load("fixed", f"a batch of {len(texts.fixed)} texts of 128 tokens", lambda turn: [texts.fixed]),
         Load("bulk", f"{len(texts.bulk)} texts at once, skewed", lambda turn: [texts.bulk], low=True, rounds=bulk),
     ]
     return found if bulk else found[:-1]
@@ -210,10 +211,11 @@ def _rotated(contestants: Sequence[Contestant], turn: int) -> list[Contestant]:
 
 def _turn(one: Contestant, load: Load, turn: int, laps: Laps, failed: dict[str, str]) -> None:
     calls = load.calls(max(turn, 0))
+    if turn < 0:
+        calls = calls[:1]
     try:
         time.sleep(REST)
-        for call in calls[:1]:
-            one.ask(call[:CHUNK], load.size)  # does not count
+        one.ask(calls[0][:FEW], load.size)
         found = []
         for call in calls:
             began = time.perf_counter()
@@ -252,24 +254,28 @@ def _digits(value: Any, count: int = 4) -> float:
 
 @contextmanager
 def watched() -> Iterator[dict[str, float]]:
-    """What goes on beside the block: seconds, load (the system's average), foreign (cores that others used)."""
+    """What goes on beside the block: seconds, load (the system's average), foreign (cores that others used).
+
+    stolen: cores that the host of a virtual machine took away.
+    """
     note: dict[str, float] = {}
-    began, busy, own = time.perf_counter(), _busy(), time.process_time()
+    began, (busy, stolen), own = time.perf_counter(), _worked(), time.process_time()
     yield note
     seconds = time.perf_counter() - began
-    others = (_busy() - busy) - (time.process_time() - own)
+    now, gone = _worked()
+    others = (now - busy) - (time.process_time() - own)
     note |= {"seconds": round(seconds, 1), "load": round(os.getloadavg()[0], 2)}
-    note["foreign"] = round(max(0.0, others / seconds), 3)
+    note |= {"foreign": round(max(0.0, others / seconds), 3), "stolen": round((gone - stolen) / seconds, 3)}
 
 
-def _busy() -> float:
-    """Processor seconds that this machine has worked; 0 where there is no /proc."""
+def _worked() -> tuple[float, float]:
+    """Processor seconds that this machine has worked, and that were stolen from it; 0 where there is no /proc."""
     try:
         with open("/proc/stat") as stream:
-            user, nice, system, _, _, irq, soft, *_ = map(int, stream.readline().split()[1:])
+            user, nice, system, _, _, irq, soft, stolen, *_ = map(int, stream.readline().split()[1:])
     except (OSError, ValueError):
-        return 0.0
-    return (user + nice + system + irq + soft) / TICKS
+        return 0.0, 0.0
+    return (user + nice + system + irq + soft) / TICKS, stolen / TICKS
 
 
 @contextmanager
