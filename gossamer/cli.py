@@ -401,6 +401,7 @@ def engines(
     """
     from gossamer.engines.choice import table
     from gossamer.engines.race import read
+    from gossamer.measure.cold import once
 
     texts, pairs = (None, None) if data is None else read(artefact, data, text, pair)
     with progress() as bar:
@@ -412,6 +413,7 @@ def engines(
             batch_size=batch_size,
             threads=threads,
             again=again,
+            start=once,
             tell=bar or (lambda what, share: None),
         )
     if as_json:

@@ -28,6 +28,7 @@ EXTRAS = {  # what to install for a package that is not there
     "datasets": "hub",
     "ray": "cluster",
 }
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 INSTRUCTIONS = (  # those that int8 and bf16 kernels live on, as /proc/cpuinfo spells them
     *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimddp", "i8mm", "bf16"),
@@ -65,6 +66,13 @@ def hardware() -> dict[str, Any]:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def halves() -> bool:
+    """Whether this processor multiplies bfloat16 matrices, as far as can be told: AVX512-BF16, AMX, Arm's."""
+    torch = sys.modules.get("torch")  # where it is there, it knows processors without /proc, too
+    known = torch.cpu.get_capabilities() if torch is not None else {}
+    return any(known.get(one) or one in hardware()["instructions"] for one in BFLOAT16)
 
 
 def saturates() -> bool:

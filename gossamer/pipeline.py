@@ -16,6 +16,7 @@ from transformers import set_seed
 from gossamer import artefact
 from gossamer import recipe as recipes
 from gossamer.data import Data, read
+from gossamer.environment import halves
 from gossamer.job import Job, Progress
 from gossamer.loss import Task as TaskLoss
 from gossamer.plan import planned
@@ -58,8 +59,7 @@ def faster_in_bf16() -> bool:
     """Whether this processor multiplies bfloat16 matrices faster: AVX512-BF16, AMX, Arm bf16, a GPU since Ampere."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    known = torch.cpu.get_capabilities()
-    return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return halves()
 
 
 def opened(name: str, data: Data) -> tuple[Any, Any, bool]:

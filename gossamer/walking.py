@@ -1,6 +1,5 @@
 """Letting a walk walk a model's layers: where the loop is, where tokens may leave, and which families allow it."""
 
-from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any, cast
 
@@ -63,12 +62,8 @@ def order(model: nn.Module) -> list[int]:
     if config.model_type == "albert":  # its few layers, again and again
         steps = config.num_hidden_layers
         return [i * stored // steps for i in range(steps)]
-    played: Iterable[int] = range(stored)
     stack = model.get_submodule(loop(model)) if len(towers(model)) == 1 else None
-    if isinstance(stack, Stack):
-        for way in stack.walking:
-            played = list(way.order(played))
-    return list(played)
+    return stack.order if isinstance(stack, Stack) else list(range(stored))
 
 
 def depth(model: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """The same artefact on several engines: OpenVINO or ONNX Runtime where it carries graphs, torch for everything.
 
-An engine of graphs is a module with NEEDS, PRECISIONS and `program(graph, threads, precision)`: a graph as a function
-of arrays by name.  It imports what it needs when it is called.  What is fastest differs from model to model and from
+An engine of graphs is a module with PRECISIONS and `program(graph, threads, precision)`: a graph as a function of
+arrays by name.  It imports what it needs when it is called.  What is fastest differs from model to model and from
 machine to machine, so "auto" measures (gossamer.engines.choice).
 """
 
@@ -15,7 +15,7 @@ from gossamer.engines.predictor import Predictor
 from gossamer.environment import install
 
 ENGINES = ("openvino", "onnxruntime", "torch")
-PRECISIONS = ("saved", "bf16", "int8")
+PRECISIONS = ("saved", "bf16")
 
 __all__ = ["ENGINES", "GRAPH", "PACKED", "PRECISIONS", "STAGES", "Predictor", "load", "predict"]
 
@@ -33,26 +33,21 @@ def load(
 
     engine: "openvino" or "onnxruntime" (these import neither torch nor transformers), "torch", or "auto": the fastest
     of those that are installed and can run it, as measured once on this machine.  threads: how many the engine may use;
-    None: all cores this process may use.  precision: "saved" (as it was saved; what "auto" chooses among), "bf16"
-    (openvino or torch), or "int8" (openvino, where the artefact carries a static int8 graph).  compiled: torch only,
-    through torch.compile: slow to start.  device: torch only, as in "cuda".
+    None: all cores this process may use.  precision: "saved" (as it was saved; what "auto" chooses among), or "bf16"
+    (openvino or torch).  compiled: torch only, through torch.compile: slow to start.  device: torch only, as in "cuda".
 
     Raises:
-        ValueError: unknown engine or precision, fewer than one thread, or a folder that is damaged or incomplete.
+        ValueError: unknown engine or precision, something asked of an engine that it does not do, fewer than one
+            thread, or a folder that is damaged or incomplete.
         FileNotFoundError: there is no such folder, or it holds no model.
         ImportError: the engine is not installed; the message says what to type.
     """
     folder = Path(folder)
-    if engine not in ("auto", *ENGINES):
-        raise ValueError(f"unknown engine '{engine}', expected one of: auto, {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision '{precision}', expected one of: {', '.join(PRECISIONS)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, expected 1 or more (or None for all cores)")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder '{folder}'; expected one that gossamer compress wrote")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"'{folder}' holds no model (no config.json); expected what gossamer compress wrote")
+    _check(folder, engine, threads, precision)
+    if engine == "auto" and precision != "saved":
+        raise ValueError(f'precision \'{precision}\' is asked of an engine; type engine="openvino" or engine="torch"')
+    if engine != "torch" and (compiled or device != "cpu"):
+        raise ValueError(f"compiled and device are for torch, found engine '{engine}'; type engine=\"torch\"")
     if engine == "auto":
         from gossamer.engines.choice import fastest
 
@@ -67,6 +62,20 @@ def load(
 
         return torch.load(folder, threads, precision=precision, compiled=compiled, device=device)
     return _by_graphs(engine, folder, threads, precision)
+
+
+def _check(folder: Path, engine: str, threads: int | None, precision: str) -> None:
+    """Raise what `load` raises for words that name nothing, and for a folder that holds no model."""
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"unknown engine '{engine}', expected one of: auto, {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision '{precision}', expected one of: {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, expected 1 or more (or None for all cores)")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder '{folder}'; expected one that gossamer compress wrote")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"'{folder}' holds no model (no config.json); expected what gossamer compress wrote")
 
 
 def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str) -> Predictor:

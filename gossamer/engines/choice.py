@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.engines.remembered import key_of, recall, remember
-from gossamer.environment import hardware, install
+from gossamer.environment import halves, install
 
 if TYPE_CHECKING:
     from gossamer.engines.predictor import Predictor
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 BY_GRAPHS = ("openvino", "onnxruntime")
 BATCH = 32  # texts in a batch, where nobody says how many
-BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # what processors call their products of bfloat16
-STATIC = "static.xml"  # a graph that computes in integers throughout
 SECONDS = 8.0  # of comparing for a table, in which the 99th percentile says something
 
 Tell = Callable[[str, float], object]  # what is going on, and which share of it is done
+Start = Callable[[Path, str, str, str | None, int], tuple[float, int]]  # see gossamer.measure.cold.once
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +144,14 @@ def table(
     threads: int | None = None,
     again: bool = False,
     seconds: float = SECONDS,
+    start: Start | None = None,
     tell: Tell = lambda what, share: None,
 ) -> Table:
     """Every engine on this artefact, torch among them; the fastest by its graphs is what "auto" takes from then on.
 
     texts, pairs: the user's, from `origin`; None for made-up ones, or for what was measured the last time unless
     `again` is set.  batch_size: what the choice goes by; None for one text alone and batches of 32 alike.  seconds: of
-    the comparison itself.
+    the comparison itself.  start: how long an engine takes from nothing is asked of it, where it is given.
 
     Raises:
         ValueError: the folder is damaged, no engine can run it, or there are no texts.
@@ -175,8 +175,8 @@ def table(
     for i, row in enumerate(rows):
         tell("starting each in a fresh process", i / len(rows))
         if row.name in found.laps:
-            start = _start(folder, row, sample, threads)
-            row = replace(_timed(row, found, predictors[row.name]), start_s=start, chosen=row.name == chosen)
+            begun = _start(folder, row, sample, threads, start)
+            row = replace(_timed(row, found, predictors[row.name]), start_s=begun, chosen=row.name == chosen)
         done.append(row if row.why else replace(row, why=failed.get(row.name, "")))
     if chosen:
         answer, alike = {"engine": chosen}, key_of(BY_GRAPHS, threads, sample.lengths, batch_size)
@@ -191,16 +191,13 @@ def _rows(folder: Path) -> list[Row]:
     from gossamer.engines.graphs import GRAPH, carried
 
     found = []
-    halves = any(one in hardware()["instructions"] for one in BFLOAT16)
     for engine in ENGINES:
         why = f"not installed; type: {install(missing)}" if (missing := lacks(engine)) else ""
         if engine in BY_GRAPHS and not carried(folder):
             why = f"the artefact carries no graph ({GRAPH})"
         found.append(Row(engine, why=why))
-        if halves and not why and engine != "onnxruntime":
+        if halves() and not why and engine != "onnxruntime":
             found.append(Row(engine, "bf16"))
-        if engine == "openvino" and not why and (folder / STATIC).is_file():
-            found.append(Row(engine, "int8"))
     return found
 
 
@@ -243,16 +240,14 @@ def _timed(row: Row, found: "Race", predictor: "Predictor") -> Row:
     )
 
 
-def _start(folder: Path, row: Row, sample: "Sample", threads: int | None) -> float | None:
-    if row.precision != "saved":
+def _start(folder: Path, row: Row, sample: "Sample", threads: int | None, start: Start | None) -> float | None:
+    if start is None or row.precision != "saved":
         return None
     from subprocess import SubprocessError
 
-    from gossamer.measure.cold import once
-
     pair = None if sample.pairs is None else sample.pairs[0]
     try:
-        return once(folder, row.engine, sample.texts[0], pair, threads or 0)[0]
+        return start(folder, row.engine, sample.texts[0], pair, threads or 0)[0]
     except (OSError, ValueError, SubprocessError) as error:
         logger.warning("%s could not be started in a process of its own (%s)", row.name, error)
         return None

@@ -34,7 +34,7 @@ def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any
     kept = np.ones(len(layout.within), bool)  # (N,): which tokens, in a row, are still there
     for stage in stages[:-1]:
         said = stage(batch)
-        done = said["done"] & going if "done" in said else ~going & going
+        done = going & said.get("done", False)
         for first in np.flatnonzero(done):
             yield int(layout.texts[first]), [said["logits"][first : first + 1]]
         going = going & ~done

@@ -7,7 +7,7 @@ stay.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.exporters import as_it_was, by_torch, by_transformers, put, quietly
+from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, by_transformers, put, quietly
 from gossamer.engines.graphs import GRAPH
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
@@ -34,25 +34,6 @@ WORDS = "it was the best of films and it was the worst of films , however one lo
 EXACT, NOISE = 1e-4, 2.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Graph:
-    """What was written.
-
-    difference: between the logits of graph and model, root mean square over the probes; tolerance: what it may be.
-    agreement: the share of probes with the same best class.  shared: bytes of weights that are model.safetensors';
-    own: bytes of the graph's own.  packed: the graph for texts laid end to end, or its stages where the way depends on
-    the text (then there is no other graph); () where the model cannot be told so.
-    """
-
-    file: Path
-    difference: float
-    tolerance: float
-    agreement: float
-    shared: int
-    own: int
-    packed: tuple[Path, ...] = ()
 
 
 def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: Sequence[str] | None = None) -> Graph:
@@ -79,10 +60,10 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     tolerance = _tolerance(model, batches, posed, wanted)
     reads = [read for batch in batches for read in _reads(batch)]
     if cuts(model):
-        return Graph(**stages.write(model, folder, known, reads, tolerance))
+        return stages.write(model, folder, known, reads, tolerance)
     packed: tuple[Path, ...] = ()
     try:
-        packed = stages.write(model, folder, known, reads, tolerance)["packed"]
+        packed = stages.write(model, folder, known, reads, tolerance).packed
         program = stages.padded(packed[0], known)
     except Exception as error:  # without it the artefact works as well, only slower
         logger.warning("no graph for packed texts: %s", str(error).strip()[:300])
@@ -220,17 +201,8 @@ def _rows(outputs: Sequence[NDArray[np.float32]], batch: Batch) -> NDArray[np.fl
 
 def _logits(model: "PreTrainedModel", batches: list[Batch], names: list[str]) -> NDArray[np.float32]:
     """(all examples or tokens of all batches, classes), without dropout."""
-    import torch
-
-    training = model.training
-    try:
-        model.eval()
-        with torch.inference_mode():
-            said = [model(**{k: torch.from_numpy(v) for k, v in one.items()}) for one in batches]
-    finally:
-        model.train(training)
-    answers = [[getattr(one, name).numpy() for name in names] for one in said]
-    return np.concatenate([_rows(one, batch) for one, batch in zip(answers, batches, strict=True)])
+    said = [answers(model, one, names) for one in batches]
+    return np.concatenate([_rows(one, batch) for one, batch in zip(said, batches, strict=True)])
 
 
 def _rms(x: NDArray[np.float32]) -> float:

@@ -9,14 +9,37 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from gossamer.engines.predictor import Batch
 from gossamer.engines.texts import Facts
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What was written.
+
+    difference: between the logits of graph and model, root mean square over the probes; tolerance: what it may be.
+    agreement: the share of probes with the same best class.  shared: bytes of weights that are model.safetensors';
+    own: bytes of the graph's own.  packed: the graph for texts laid end to end, or its stages where the way depends on
+    the text (then there is no other graph); () where the model cannot be told so.
+    """
+
+    file: Path
+    difference: float
+    tolerance: float
+    agreement: float
+    shared: int
+    own: int
+    packed: tuple[Path, ...] = ()
 
 
 def by_transformers(model: "PreTrainedModel", given: dict[str, Any], shapes: Any) -> "ir.Model":
@@ -104,3 +127,17 @@ def put(program: "ir.Model", folder: Path, name: str) -> Iterator[tuple[Path, in
         os.replace(partial, folder / name)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def answers(model: "PreTrainedModel", batch: Batch, names: Sequence[str]) -> list[NDArray[Any]]:
+    """The model's outputs of those names for a batch, (B, ...) each in fp32, without dropout; it is left as it was."""
+    import torch
+
+    training = model.training
+    try:
+        model.eval()
+        with torch.inference_mode():
+            out = model(**{name: torch.from_numpy(value) for name, value in batch.items()})
+    finally:
+        model.train(training)
+    return [getattr(out, name).float().numpy() for name in names]

@@ -20,7 +20,7 @@ from gossamer.anatomy import head, loop, relative
 from gossamer.engines.course import MEMORY, NEXT
 from gossamer.runtime.attention import Heard, listening
 from gossamer.runtime.passage import Passage
-from gossamer.runtime.walks import ACTIVATIONS, Stack, TokenThreshold, stack_of
+from gossamer.runtime.walks import Stack, TokenThreshold, stack_of, summary
 from gossamer.task import Task
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def cuts(model: "PreTrainedModel") -> list[Cut]:
     for walk in walks:
         if isinstance(walk, TokenThreshold) and walk.length is None:
             raise ValueError("TokenThreshold measures by the length of each text, as only the first artefacts did")
-    tokens, depth = any(walk.listens for walk in walks), len(_order(stack))
+    tokens, depth = any(walk.listens for walk in walks), len(stack.order)
     if tokens and not stack.midpoint:
         raise ValueError(f"the layers of {model.config.model_type} have no place between attention and feed-forward")
     found = list[Cut]()
@@ -74,13 +74,6 @@ def cuts(model: "PreTrainedModel") -> list[Cut]:
         found += [Cut(step, True)] if tokens else []
         found += [Cut(step + 1, False)] if step < depth - 1 and any(walk.stops(step) for walk in walks) else []
     return found
-
-
-def _order(stack: Stack) -> list[int]:
-    order: Any = range(len(stack.layers))
-    for walk in stack.walking:
-        order = walk.order(order)
-    return list(order)
 
 
 class Stage(nn.Module):
@@ -138,11 +131,7 @@ class Stage(nn.Module):
         """What the head says of the last hidden states (R, T, d)."""
         if self.task.per_text:
             x = x.flatten(0, 1).index_select(0, given["firsts"])[:, None]  # (n, 1, d)
-        for step in self.steps:
-            if step == "first":
-                x = x[:, 0]
-            else:
-                x = ACTIVATIONS[step](x) if step in ACTIVATIONS else self.model.get_submodule(step)(x)
+        x = summary(self.model, self.steps, x)
         outputs = x.unbind(-1) if len(self.task.outputs) == 2 else (x,)
         return dict(zip(self.task.outputs, outputs, strict=True))
 
@@ -152,7 +141,7 @@ class Stretch(nn.Module):
 
     def __init__(self, stack: Stack, begin: Cut | None, end: Cut | None, given: Given) -> None:
         super().__init__()
-        self.layers, self.order, self.walks, self.midpoint = stack.layers, _order(stack), stack.walking, stack.midpoint
+        self.layers, self.order, self.walks, self.midpoint = stack.layers, stack.order, stack.walking, stack.midpoint
         self.begin, self.end, self.given = begin, end, given
         self.x, n = torch.empty(0), given["firsts"].shape[0]  # len() would fix it
         memory = {k.removeprefix(MEMORY): v for k, v in given.items() if k.startswith(MEMORY)}

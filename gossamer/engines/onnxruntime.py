@@ -11,7 +11,6 @@ from gossamer.environment import cores, saturates
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-NEEDS = ("onnxruntime",)
 PRECISIONS = ("saved",)
 # Fused by ONNX Runtime itself, these are slower than the plain operators that they replace: measured on 1.32, 1.1 to
 # 1.2 times over a whole int8 encoder.

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from gossamer.engines.course import Arrays, Program
 from gossamer.environment import cores, saturates
 
-NEEDS = ("openvino",)
 HINTS = {"saved": "f32", "bf16": "bf16"}  # unasked, OpenVINO computes in bfloat16 wherever the processor can
 PRECISIONS = tuple(HINTS)
 

@@ -1,6 +1,7 @@
 """Writing the graphs for texts laid end to end: one, or a stage after each place where texts or tokens may leave."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.course import NEXT, Program, through
-from gossamer.engines.exporters import as_it_was, by_torch, put, quietly
+from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, put, quietly
 from gossamer.engines.graphs import PACKED, STAGES
 from gossamer.engines.packing import fill, layouts
 from gossamer.engines.predictor import pad
@@ -27,8 +28,8 @@ OTHERWISE = 0.1  # of the texts may go another way: a score beside a threshold f
 log = logging.getLogger(__name__)
 
 
-def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read], tolerance: float) -> dict[str, Any]:
-    """Write packed.onnx, or stage-00.onnx and so on; the fields of `export.Graph`.
+def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read], tolerance: float) -> Graph:
+    """Write packed.onnx, or stage-00.onnx and so on.
 
     reads: texts on which graphs and model are compared.  tolerance: how far their answers may be apart, root mean
     square.
@@ -52,15 +53,7 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
             shared, own = shared + more, own + less
         difference, agreement = _compare(model, [program(file, 1) for file in files], known, reads, tolerance)
     packed = tuple(folder / name for name in names)
-    return {
-        "file": packed[0],
-        "difference": difference,
-        "tolerance": tolerance,
-        "agreement": agreement,
-        "shared": shared,
-        "own": own,
-        "packed": packed,
-    }
+    return Graph(packed[0], difference, tolerance, agreement, shared, own, packed)
 
 
 def padded(packed: Path, known: Facts) -> "ir.Model":
@@ -111,10 +104,11 @@ def _compare(
     Raises:
         ValueError: too far.
     """
-    wanted = [_alone(model, read, known) for read in reads]
+    names = list(known.task.outputs)
+    wanted = [_one(answers(model, pad([read], known), names)) for read in reads]
     found: list[NDArray[Any]] = [np.empty(0)] * len(reads)
     for i, outputs in through(programs, reads, known):
-        found[i] = np.stack([one[0] for one in outputs], -1) if len(outputs) > 1 else outputs[0][0]
+        found[i] = _one(outputs)
     apart = np.array([np.sqrt(np.mean(np.square(a - b))) for a, b in zip(found, wanted, strict=True)])
     if len(programs) > 1:
         apart = np.sort(apart)[: len(apart) - int(OTHERWISE * len(apart))]
@@ -126,16 +120,6 @@ def _compare(
     return difference, float(np.mean(same))
 
 
-def _alone(model: "PreTrainedModel", read: Read, known: Facts) -> NDArray[Any]:
-    """What the model says of one text: (classes,), or (T, ...) of each token."""
-    import torch
-
-    training = model.training
-    try:
-        model.eval()
-        with torch.inference_mode():
-            out = model(**{name: torch.from_numpy(value) for name, value in pad([read], known).items()})
-    finally:
-        model.train(training)
-    said = [getattr(out, name)[0].float().numpy() for name in known.task.outputs]
-    return np.stack(said, -1) if len(said) > 1 else said[0]
+def _one(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Outputs of a batch of one as one array: (classes,), or (T, ...) of each token."""
+    return np.stack([one[0] for one in outputs], -1) if len(outputs) > 1 else outputs[0][0]

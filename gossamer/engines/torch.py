@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gossamer.engines.choice import BFLOAT16
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
-from gossamer.environment import hardware
+from gossamer.environment import BFLOAT16, halves, hardware
 from gossamer.runtime.modules import processor_multiplies_bytes
 from gossamer.runtime.walks import stack_of
 from gossamer.task import Read, Task
@@ -87,11 +86,6 @@ def _place(device: str) -> torch.device:
 
 def _halved(precision: str, place: torch.device) -> bool:
     """Whether bfloat16 is asked for.  ValueError: what is asked for would not be faster, or torch has no such thing."""
-    if precision == "int8":
-        raise ValueError(
-            'torch has no precision "int8" of its own; load with engine="openvino" where the artefact carries a static '
-            'int8 graph, or with precision="saved", which keeps the integers that Int8() saved'
-        )
     if precision == "saved":
         return False
     if place.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -102,12 +96,6 @@ def _halved(precision: str, place: torch.device) -> bool:
             'would only be slower; type precision="saved"'
         )
     return True
-
-
-def halves() -> bool:
-    """Whether this processor multiplies in bfloat16."""
-    known = torch.cpu.get_capabilities()
-    return any(known.get(one) or one in hardware()["instructions"] for one in BFLOAT16)
 
 
 def _halve(model: nn.Module) -> None:

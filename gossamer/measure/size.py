@@ -14,7 +14,6 @@ TOKENIZER = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
     "chat_template.*",
 )  # fmt: skip
-STATIC = "static.*"  # OpenVINO's own form of a graph, with its weights
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # read only where no safetensors are
 
@@ -73,15 +72,12 @@ def needed_bytes(folder: str | Path, engine: str) -> int:
 
     folder: an artefact, or a plain transformers folder (which may hold checkpoints and other weight formats as well).
     engine: "onnxruntime" and "openvino" read the graphs, and the files beside them that the graphs name (which may be
-    the safetensors); "openvino-int8" reads its static graph; any other engine reads the safetensors, or where there
-    are none, pytorch_model.bin.
+    the safetensors); any other engine reads the safetensors, or where there are none, pytorch_model.bin.
     Raises FileNotFoundError when the folder, or weights for that engine in it, cannot be found.
     """
     place = _existing(folder)
     expected: tuple[str, ...]
-    if engine == "openvino-int8":
-        expected, weights = (STATIC,), _matching(place, (STATIC,))
-    elif engine in ("onnxruntime", "openvino"):
+    if engine in ("onnxruntime", "openvino"):
         expected, weights = (GRAPH, STAGES), {file for graph in carried(place) for file in _graph(graph)}
     else:
         expected, weights = WEIGHTS + OLD_WEIGHTS, _matching(place, WEIGHTS) or _matching(place, OLD_WEIGHTS)

@@ -211,6 +211,14 @@ class Stack(nn.ModuleList):
         walks: Any = self._modules["walks"]
         return list(walks)
 
+    @property
+    def order(self) -> list[int]:
+        """Which stored layer plays at each step."""
+        order: Iterable[int] = range(len(self))
+        for walk in self.walking:
+            order = walk.order(order)
+        return list(order)
+
     def __len__(self) -> int:
         return len(self._modules) - ("walks" in self._modules)
 
@@ -225,10 +233,7 @@ class Stack(nn.ModuleList):
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the family's loop calls once.  x: (B, T, d)."""
-        layers, walks = self.layers, self.walking
-        order: Iterable[int] = range(len(layers))
-        for walk in walks:
-            order = walk.order(order)
+        layers, walks, order = self.layers, self.walking, self.order
         if not any(walk.dynamic for walk in walks):
             for i in order:
                 out = layers[i](x, *args, **kwargs)

@@ -19,7 +19,6 @@ from gossamer.engines.choice import Row, Table, fastest, table
 from gossamer.engines.predictor import Predictor
 from gossamer.engines.race import Limits, Sample, made_up, read, shown
 from gossamer.engines.texts import Facts
-from gossamer.measure import cold
 from gossamer.task import Classification, QuestionAnswering, Read
 
 KNOWN = Facts(Classification(("no", "yes")), 40, 0, False)
@@ -66,7 +65,7 @@ def fakes(monkeypatch, tmp_path, watch):
     monkeypatch.setenv("GOSSAMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(engines, "find_spec", lambda package: package)
     monkeypatch.setitem(race.race.__kwdefaults__, "clock", watch)
-    monkeypatch.setattr(choice, "_start", lambda folder, row, sample, threads: 0.5)
+    monkeypatch.setattr(choice, "_start", lambda folder, row, sample, threads, start: 0.5)
     folder = tmp_path / "artefact"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -317,7 +316,7 @@ def test_the_texts_that_were_shown_decide_what_auto_takes(fakes, watch):
 def test_a_table_says_why_an_engine_is_not_there(fakes, watch, monkeypatch):
     folder, _ = fakes(onnxruntime=watch.predictor("r"), torch=ValueError("torch cannot"))
     monkeypatch.setattr(engines, "find_spec", lambda package: package if package != "openvino" else None)
-    monkeypatch.setattr(choice, "hardware", lambda: {"instructions": ["avx2"]})
+    monkeypatch.setattr(choice, "halves", lambda: False)
     assert {row.name: row.why for row in table(folder).rows} == {
         "openvino": 'not installed; type: pip install "gossamer[openvino]"',
         "onnxruntime": "",
@@ -335,16 +334,15 @@ def test_a_table_says_why_an_engine_is_not_there(fakes, watch, monkeypatch):
 
 
 def test_other_precisions_are_shown_where_they_can_run(fakes, watch, monkeypatch):
-    sides = {name: watch.predictor(name) for name in ("openvino", "openvino_bf16", "openvino_int8", "torch")}
+    sides = {name: watch.predictor(name) for name in ("openvino", "openvino_bf16", "torch")}
     folder, _ = fakes(onnxruntime=watch.predictor("r"), **sides)
-    monkeypatch.setattr(choice, "hardware", lambda: {"instructions": ["avx512_bf16"]})
-    (folder / "static.xml").write_text("")
+    monkeypatch.setattr(choice, "halves", lambda: True)
     rows = table(folder).rows
-    names = ["openvino", "openvino bf16", "openvino int8", "onnxruntime", "torch", "torch bf16"]
+    names = ["openvino", "openvino bf16", "onnxruntime", "torch", "torch bf16"]
     assert [row.name for row in rows] == names
     assert [row.name for row in rows if row.why] == ["torch bf16"] and "cannot run" in rows[-1].why
     assert [row.name for row in rows if row.chosen] == ["openvino"], "auto keeps what was saved"
-    monkeypatch.setattr(choice, "hardware", lambda: {"instructions": ["avx2"]})
+    monkeypatch.setattr(choice, "halves", lambda: False)
     assert not any(row.precision == "bf16" for row in table(folder, again=True).rows)
 
 
@@ -374,10 +372,12 @@ def test_the_command_prints_a_table_or_json(fakes, watch, tmp_path):
 def test_the_real_engines_are_compared(artefact, tmp_path, monkeypatch):
     monkeypatch.setenv("GOSSAMER_CACHE", str(tmp_path))
     started = []
-    monkeypatch.setattr(
-        cold, "once", lambda folder, engine, *asked: (started.append((engine, *asked[1:])), (0.5, 1))[1]
-    )
-    found = table(artefact.folder, threads=1, seconds=0.2)
+
+    def start(folder, engine, *asked):
+        started.append((engine, *asked[1:]))
+        return 0.5, 1
+
+    found = table(artefact.folder, threads=1, seconds=0.2, start=start)
     assert started == [(engine, None, 1) for engine in engines.ENGINES], "each in a process of its own"
     assert [row.engine for row in found.rows if row.precision == "saved"] == [*engines.ENGINES]
     assert all(row.why or (row.p50_ms <= row.p99_ms and set(row.per_second) == {1, 32}) for row in found.rows)

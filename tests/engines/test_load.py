@@ -138,7 +138,7 @@ def test_auto_takes_what_is_there(artefact, only):
 def test_wrong_arguments_are_said(artefact, tmp_path):
     with pytest.raises(ValueError, match="unknown engine 'tvm', expected one of: auto, openvino, onnxruntime, torch"):
         engines.load(artefact.folder, engine="tvm")
-    with pytest.raises(ValueError, match="unknown precision 'fp8', expected one of: saved, bf16, int8"):
+    with pytest.raises(ValueError, match="unknown precision 'fp8', expected one of: saved, bf16"):
         engines.load(artefact.folder, engine="torch", precision="fp8")
     with pytest.raises(ValueError, match="onnxruntime has no precision 'bf16', expected one of: saved"):
         engines.load(artefact.folder, engine="onnxruntime", precision="bf16")
@@ -237,8 +237,19 @@ def test_torch_says_which_precisions_it_lacks(artefact, monkeypatch):
         match=r"no bfloat16 instructions \(avx512_bf16, .*\), so that bf16 would only be slower; type precis",
     ):
         engines.load(artefact.folder, "torch", precision="bf16")
-    with pytest.raises(ValueError, match=r'no precision "int8" of its own; load with engine="openvino"'):
+    with pytest.raises(ValueError, match="unknown precision 'int8', expected one of: saved, bf16"):
         engines.load(artefact.folder, "torch", precision="int8")
+    with pytest.raises(ValueError, match="onnxruntime has no precision 'bf16', expected one of: saved"):
+        engines.load(artefact.folder, "onnxruntime", precision="bf16")
+
+
+def test_what_only_torch_does_is_not_asked_of_others_in_vain(artefact):
+    for engine in ("auto", "onnxruntime"):
+        for more in ({"compiled": True}, {"device": "cuda"}):
+            with pytest.raises(ValueError, match=f"compiled and device are for torch, found engine '{engine}'; type"):
+                engines.load(artefact.folder, engine, **more)
+    with pytest.raises(ValueError, match="precision 'bf16' is asked of an engine; type engine="):
+        engines.load(artefact.folder, precision="bf16")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
