@@ -1,11 +1,14 @@
 """Gossamer's engines beside every peer that can be installed, in one interleaved run; writes docs/results/engines.md.
 
     python benchmarks/engines.py [--work runs/engines] [--shapes bert-base,minilm] [--rounds 5] [--threads 2]
-                                 [--only speed,ends,cold] [--among WORD,...] [--compiled] [--quick] [--render]
+                                 [--only speed,ways,labels,ends,cold] [--among WORD,...] [--compiled] [--quick]
+                                 [--render]
 
 Two models, BERT-base (random weights) and MiniLM (all-MiniLM-L6-v2), are written into --work once, for gossamer and for
 each peer by its own tools.  Speed: token ids to logits, one text at a time, batches in the order of arrival, all at
-once, and bulk, with the machine's limit timed in the same rounds.  Ends: from English text.  Cold: fresh processes.
+once, and bulk, with the machine's limit timed in the same rounds.  Ways: exits, skipped tokens, half
+the structure.  Labels: what int8 changes on Rotten Tomatoes, by the model that `make demo` has fine-tuned (--tuned).
+Ends: from English text.  Cold: fresh processes.
 With --only, the other parts stand as they were left in --work; --render measures nothing.  --among: only contestants
 whose name contains one of the words.  --compiled: torch.compile too, which is slow to start.  --quick: MiniLM, two
 rounds of few texts, no bulk, the page into --work.  Needs openvino, nncf, onnx, onnxruntime, ctranslate2; what is
@@ -25,11 +28,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from peers import cold, ends, made, page, shapes, speed
+from peers import cold, ends, labels, made, page, shapes, speed, ways
 from peers.shapes import Folders, say
 
 PARTS: dict[str, Callable[[str, Folders, Any], dict[str, Any]]] = {
     "speed": speed.measure,
+    "ways": ways.measure,
+    "labels": labels.measure,
     "ends": ends.measure,
     "cold": cold.measure,
 }
@@ -80,6 +85,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--among", default="", metavar="WORD,...")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tuned", type=Path, default=Path("runs/demo/teacher"))
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--render", action="store_true")

@@ -1,7 +1,8 @@
 """Statistics of what layers really see."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,26 +10,77 @@ from torch import Tensor, nn
 
 from gossamer.runtime.walks import in_full
 
+Batches = Iterable[Mapping[str, Tensor]]
+
 
 @torch.no_grad()
-def grams(
-    model: nn.Module, linears: Sequence[nn.Module], batches: Iterable[Mapping[str, Tensor]], homogeneous: bool = False
-) -> list[Tensor]:
+def grams(model: nn.Module, linears: Sequence[nn.Module], batches: Batches, homogeneous: bool = False) -> list[Tensor]:
     """Sum of x x' over the inputs of each linear, padding left out; (in, in) each, float64.
 
     homogeneous: a constant 1 is appended to x, so that biases can be treated as one more column; (in + 1, in + 1).
     """
     totals: dict[nn.Module, Tensor] = {}
+
+    def take(linear: nn.Module, x: Tensor) -> None:
+        x = x.double()
+        if homogeneous:
+            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        totals[linear] = totals.get(linear, torch.zeros((), dtype=torch.double, device=x.device)) + x.T @ x
+
+    _listen(model, linears, batches, take)
+    return [totals[linear] for linear in linears]
+
+
+@dataclass
+class Inputs:
+    """What the linears of a group are given: the same x, of which some are kept.
+
+    linears: by their place in what was asked.  low, high: (in,), of each feature over all tokens.  some: (n, in).
+    """
+
+    linears: list[int]
+    low: Tensor
+    high: Tensor
+    some: list[Tensor] = field(default_factory=list)
+
+
+@torch.no_grad()
+def inputs(model: nn.Module, linears: Sequence[nn.Module], batches: Batches, kept: int = 64) -> list[Inputs]:
+    """What the linears are given, padding left out, those with one and the same input together.
+
+    kept: tokens of each batch that stay as they are.  Linears that are given nothing are in no group.
+    """
+    places, found = {linear: i for i, linear in enumerate(linears)}, dict[nn.Module, Inputs]()
+    now: list[tuple[Tensor, nn.Module]] = []  # what the linears were given last, held so that nothing takes its place
+
+    def take(linear: nn.Module, x: Tensor) -> None:
+        twin = next((other for given, other in now if given.shape == x.shape and torch.equal(given, x)), None)
+        if linear not in found and twin is not None:
+            found[linear] = found[twin]
+            found[twin].linears.append(places[linear])
+        now[:] = [*now[-3:], (x, linear)]
+        if twin is not None and found[linear] is found[twin]:
+            return
+        low, high = x.amin(0), x.amax(0)
+        seen = found.setdefault(linear, Inputs([places[linear]], low, high))
+        seen.low, seen.high = seen.low.minimum(low), seen.high.maximum(high)
+        seen.some.append(x[:: max(1, len(x) // kept)][:kept].clone())
+
+    _listen(model, linears, batches, take)
+    return list({id(one): one for one in found.values()}.values())
+
+
+def _listen(
+    model: nn.Module, linears: Sequence[nn.Module], batches: Batches, take: Callable[[nn.Module, Tensor], None]
+) -> None:
+    """Hand `take` each linear's inputs, (tokens, in) without padding, batch by batch."""
     mask: Tensor | None = None
 
     def listen(module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
         if mask is not None and x.ndim == 3 and x.shape[:2] == mask.shape:
             x = x[mask]
-        x = x.reshape(-1, x.shape[-1]).double()
-        if homogeneous:
-            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        totals[module] = totals.get(module, torch.zeros((), dtype=torch.double, device=x.device)) + x.T @ x
+        take(module, x.reshape(-1, x.shape[-1]))
 
     model.eval()
     with in_full(model), ExitStack() as hooks:
@@ -37,4 +89,3 @@ def grams(
         for batch in batches:
             mask = batch["attention_mask"].bool()
             model(**{k: v for k, v in batch.items() if k != "labels"})
-    return [totals[linear] for linear in linears]

@@ -53,7 +53,8 @@ class Rounded(Form):
     def settle(self, module: nn.Module, soft: Tensor) -> nn.Module:
         """Eight-bit integers for linear layers and tables; other modules keep the rounded numbers."""
         if type(module) is nn.Linear:
-            return IntLinear.of(module, *self.codes(soft))
+            rounding, share = getattr(module, "rounding", None), getattr(module, "share", None)
+            return IntLinear.of(module, *self.codes(soft), rounding=rounding, share=share)
         if type(module) is nn.Embedding:
             return IntEmbedding.of(module, *self.codes(soft))
         return module
@@ -170,9 +171,25 @@ def round_input(module: nn.Module, bits: int = 8) -> InputRounding:
     return rounding
 
 
+def bound_input(module: nn.Linear, low: Tensor, high: Tensor, share: Tensor | None = None) -> None:
+    """Round what the linear is given between these bounds, (); zero lies on the grid.
+
+    share: (in,), what each feature is multiplied by before; the weight is divided by it, so that nothing else changes.
+    """
+    rounding = round_input(module)
+    rounding.learning = False
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    step = rounding.step(low, high)
+    rounding.low.copy_((low / step).round() * step)
+    rounding.high.copy_(rounding.low + (2**rounding.bits - 1) * step)
+    if share is not None:
+        module.weight.data.div_(share)
+        module.register_buffer("share", share)
+
+
 def _round_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    rounding = cast(InputRounding, module.rounding)
-    return rounding(args[0]), *args[1:]
+    rounding, share = cast(InputRounding, module.rounding), getattr(module, "share", None)
+    return rounding(args[0] if share is None else args[0] * share), *args[1:]
 
 
 def round_attention(attend: nn.Module, bits: int = 8) -> None:

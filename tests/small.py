@@ -30,12 +30,14 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 STEPS = {"CoFi": 30}  # fewer close no gate
 NAMES = tuple(recipe.methods())
+OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {"Int8, static": ("Int8", {"static": True})}  # ways of their own
 LABELS = ("no", "yes")
 
 
 def method(name: str) -> Any:
     """The method of that name, in a size that fits."""
-    return recipe.methods()[name](**FIELDS.get(name, {}))
+    name, fields = OTHERWISE.get(name, (name, FIELDS.get(name, {})))
+    return recipe.methods()[name](**fields)
 
 
 def model(seed: int = 0, layers: int = 4, **more: Any) -> Any:

@@ -122,6 +122,8 @@ def ours(folders: Folders, threads: int, compiled: bool) -> Opened:
         if "bf16" in has:
             yield f"gossamer {engine} bf16", "bf16", lambda e=engine: gossamer(folders.fp32, e, threads, "bf16")
         yield f"gossamer {engine} int8", "int8", lambda e=engine: gossamer(folders.int8, e, threads, "saved")
+        if engine != "torch":
+            yield f"gossamer {engine} int8, static", "int8", lambda e=engine: gossamer(folders.static, e, threads)
     if compiled:
         yield "gossamer torch fp32, compiled", "fp32", lambda: gossamer(folders.fp32, "torch", threads, compiled=True)
 

@@ -20,6 +20,9 @@ ARRIVAL = {  # of a shape: against whom, and how many times as fast
     "minilm": ((CT2_INT8, 2.5), (ORT_INT8, 4.5)),
 }
 COLD = {"minilm": (0.20, 100), "bert-base": (0.45, 250)}  # seconds, MiB
+IDEAL = {"exits": 0.88, "tokens": 0.90}
+ALL = {"bert-base": ((EAGER, 85.0), (OV_INT8, 10.0))}
+SAME, LOST = 0.99, 0.3  # share of labels; points of accuracy
 SORTED, BF16, ENDS, TOKENIZER = 1.5, 2.7, 25.0, 0.10
 
 
@@ -159,4 +162,48 @@ def cold(results: Results) -> Iterator[Row]:
         yield Row(f"{SHAPES[shape]}: cold start to the first answer", f"{goal:.2f} s, {most} MiB", told, held)
 
 
-GOALS: tuple[Callable[[Results], Iterator[Row]], ...] = (arrival, at_once, single, lossless, ends, cold)
+def less_work(results: Results) -> Iterator[Row]:
+    """Of the ideal, by the better engine; and all of it against the peers."""
+    for shape, one in results.get("ways", {}).items():
+        laps = {name: found["arrival"] for name, found in one["seconds"].items()}
+        for kind, share_ in IDEAL.items():
+            shares = {}
+            for name in laps:
+                if name.endswith(f" int8, {kind}"):
+                    whole = laps[name.removesuffix(kind) + "whole"]
+                    shares[name] = median(a / b for a, b in zip(whole, laps[name], strict=True)) / one["ideal"][kind]
+            if shares:
+                name = max(shares, key=shares.__getitem__)
+                found = f"{100 * shares[name]:.0f} %, by {name}"
+                what = f"{SHAPES[shape]}: {kind}, of the ideal ratio"
+                yield Row(what, f"{100 * share_:.0f} %", found, shares[name] >= share_)
+        for peer, goal in ALL.get(shape, ()):
+            ratios = {
+                name: median(a / b for a, b in zip(laps[peer], mine, strict=True))
+                for name, mine in laps.items()
+                if name.endswith(" int8, all") and peer in laps
+            }
+            if ratios:
+                name = max(ratios, key=ratios.__getitem__)
+                what = f"{SHAPES[shape]}: half the structure, exits and tokens, against {peer}"
+                yield Row(what, f"{goal:g}x", f"{ratios[name]:.1f}x, by {name}", ratios[name] >= goal)
+
+
+def labels(results: Results) -> Iterator[Row]:
+    """Int8 beside fp32 on a real task."""
+    one = results.get("labels", {}).get("minilm")
+    if not one:
+        return
+    sides = {name: side for name, side in one["sides"].items() if "failed" not in side and "gossamer" in name}
+    exact = sides["gossamer onnxruntime fp32"]["accuracy"]
+    for name, side in sides.items():
+        if " int8" in name and "evened" not in name:
+            lost = 100 * (exact - side["accuracy"])
+            found = f"{100 * side['same']:.2f} %, {max(0.0, lost):.2f} points"
+            held = side["same"] >= SAME and lost <= LOST
+            yield Row(f"{name}: labels as in fp32, accuracy lost", f"{100 * SAME:.0f} %, {LOST} points", found, held)
+
+
+GOALS: tuple[Callable[[Results], Iterator[Row]], ...] = (
+    arrival, at_once, single, lossless, less_work, labels, ends, cold,
+)  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import goals
 from .cold import FLOOR
-from .contestants import EAGER, INT8, ORT_INT8
+from .contestants import EAGER, INT8, ORT_INT8, OV_INT8
 from .goals import best, faster, per_second, share
 from .limit import ROWS
 from .shapes import SHAPES, SKEWED
@@ -265,10 +265,65 @@ def cold_starts(results: Results) -> str:
     return f"## Cold start and memory\n\n{fill(about, 120)}\n\n{table(heads, lines)}{left}"
 
 
+def less_work(results: Results) -> str:
+    """Exits, skipped tokens, half the structure."""
+    parts = []
+    for shape, one in results.get("ways", {}).items():
+        names = [name for name in one["seconds"] if name.startswith("gossamer")]
+        lines = []
+        for name in names:
+            engine, _, kind = name.removeprefix("gossamer ").partition(" int8, ")
+            whole, laps = one["seconds"][f"gossamer {engine} int8, whole"], one["seconds"][name]
+            ideal = one["ideal"][kind]
+            cells = [_bold(f"gossamer {engine} int8"), kind, f"{ideal:.2f}"]
+            for load in ("arrival", "sorted"):
+                ratio = median(a / b for a, b in zip(whole[load], laps[load], strict=True))
+                cells += [f"{ratio:.2f}", _percent(ratio / ideal)]
+            for other in (EAGER, ORT_INT8, OV_INT8):
+                found = one["seconds"].get(other, {}).get("arrival", [])
+                cells.append(
+                    _times(median(a / b for a, b in zip(found, laps["arrival"], strict=True)) if found else None)
+                )
+            lines.append(cells)
+        heads = ["", "work", "ideal", "arrival", "of the ideal", "at once", "of the ideal"]
+        heads += [f"arrival, x {other}" for other in (EAGER, ORT_INT8, OV_INT8)]
+        about = (
+            f"The {one['texts']['texts']} skewed texts; how many times as fast as the same engine with the whole "
+            "model. Exits: half the depth on average. Tokens: every other one goes in the middle of the third layer. "
+            "Half: half of all heads and neurons. All: the three together. Ideal: by multiply-accumulates of linear "
+            "layers, what the head does not read of the last layer left out. Who leaves is made up, so this is "
+            "about engines, not about accuracy."
+        )
+        parts.append(f"## Less work a text, {SHAPES[shape]}\n\n{fill(about, 120)}\n\n{table(heads, lines)}")
+    return "\n\n".join(parts)
+
+
+def rounding(results: Results) -> str:
+    """What int8 changes on a real task."""
+    one = results.get("labels", {}).get("minilm")
+    if not one:
+        return ""
+    lines = []
+    for name, side in one["sides"].items():
+        if "failed" in side:
+            lines.append([_bold(name), side["failed"], "-", "-"])
+            continue
+        told = [f"{100 * side['accuracy']:.2f} %", f"{100 * side['same']:.2f} %", f"{side['mean']:.4f}"]
+        lines.append([_bold(name), *told])
+    about = (
+        f"MiniLM fine-tuned on Rotten Tomatoes (`make demo`), its {one['texts']:,} test texts. Static bounds, NNCF's "
+        "and gossamer's, were found on 256 training texts."
+    )
+    heads = ["", "accuracy", "labels as in fp32", "logits differ, mean"]
+    return f"## What rounding changes\n\n{fill(about, 120)}\n\n{table(heads, lines)}"
+
+
 SECTIONS: tuple[Callable[[Results], str], ...] = (
     opening,
     goal_table,
     speeds,
+    less_work,
+    rounding,
     from_text,
     cold_starts,
 )

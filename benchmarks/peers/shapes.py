@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ class Folders:
     """
 
     root: Path
+    tuned: Path | None = None
 
     @property
     def plain(self) -> Path:
         """A folder of transformers."""
-        return self.root / "plain"
+        return self.tuned or self.root / "plain"
 
     @property
     def fp32(self) -> Path:
@@ -43,6 +45,11 @@ class Folders:
     def int8(self) -> Path:
         """An artefact of eight-bit integers."""
         return self.root / "int8"
+
+    @property
+    def static(self) -> Path:
+        """The same with bounds of activations that were found beforehand."""
+        return self.root / "static"
 
     @property
     def peers(self) -> Path:
@@ -70,10 +77,16 @@ def write(shape: str, folders: Folders) -> None:
 
     transformers.utils.logging.disable_progress_bar()
     once(folders.plain, f"{transformers.__version__} {SEED}", lambda part: _plain(shape, part))
+    once(folders.fp32, stamp(), lambda part: artefact_of(folders.plain, part, lambda model: None))
+    once(folders.int8, stamp(), lambda part: artefact_of(folders.plain, part, rounded))
+    once(folders.static, stamp(), lambda part: artefact_of(folders.plain, part, bounded))
+
+
+@cache
+def stamp() -> str:
+    """What gossamer's code is known by."""
     code = sorted(Path(__file__).parents[2].glob("gossamer/**/*.py"))
-    stamp = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
-    once(folders.fp32, stamp, lambda part: _artefact(folders.plain, part, rounded=False))
-    once(folders.int8, stamp, lambda part: _artefact(folders.plain, part, rounded=True))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
 
 
 def once(folder: Path, stamp: str, made: Callable[[Path], None]) -> None:
@@ -106,20 +119,33 @@ def _plain(shape: str, part: Path) -> None:
     AutoTokenizer.from_pretrained(minilm).save_pretrained(part)
 
 
-def _artefact(plain: Path, part: Path, rounded: bool) -> None:
-    from torch import nn
+def rounded(model: Any, static: bool = False, reads: Sequence[Read] = (), **more: Any) -> None:
+    """Make the model one of eight-bit integers; static: with bounds found on these texts."""
+    from gossamer.job import Job
+    from gossamer.methods.quantization.int8 import Int8
+    from gossamer.task import Classification
+
+    train = [{"input_ids": one.ids, "index": i} for i, one in enumerate(reads)]
+    job = Job(model, None, Classification(("0", "1")), None, train, [], Path())
+    for _ in Int8(static=static, **more)(job):
+        pass
+
+
+def bounded(model: Any) -> None:
+    """Static, by the skewed texts, which NNCF sees too."""
+    rounded(model, True, texts().skewed)
+
+
+def artefact_of(plain: Path, part: Path, change: Callable[[Any], None]) -> None:
+    """The plain model, changed, with its graphs."""
     from transformers import AutoTokenizer
 
     from gossamer import artefact
     from gossamer.engines import export
-    from gossamer.forms import Rounded, attach, settle
 
     model = deepcopy(artefact.load(plain)).eval()
     tokenizer = AutoTokenizer.from_pretrained(plain)
-    if rounded:
-        for module in [m for m in model.modules() if type(m) in (nn.Linear, nn.Embedding)]:
-            attach(module, Rounded(8))
-        settle(model)
+    change(model)
 
     def graphs(folder: Path) -> None:
         export.write(model, tokenizer, folder)

@@ -81,7 +81,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
     gemms = limit.gemms(layer, options.threads)
     if EAGER in failed:
         raise RuntimeError(f"nothing to compare with: {EAGER} failed ({failed[EAGER]})")
-    laps, notes, rates = _rounds([c for c in contestants if c.name not in failed], asked, gemms, options.rounds, failed)
+    laps, notes, rates = rounds([c for c in contestants if c.name not in failed], asked, gemms, options.rounds, failed)
     contestants = [one for one in contestants if one.name not in failed]
     return {
         "shape": shape,
@@ -104,7 +104,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         "auto": _auto(folders, options.threads),
         "contestants": {
             one.name: {"precision": one.precision, "ours": one.predictor is not None, **accuracy[one.name]}
-            | {"seconds": _passes(laps[one.name]), "single": _singles(laps[one.name])}
+            | {"seconds": passes(laps[one.name]), "single": _singles(laps[one.name])}
             for one in contestants
         },
     }
@@ -174,18 +174,18 @@ def _short(found: dict[str, Any]) -> str:
 Laps = dict[str, dict[str, list[list[float]]]]  # by contestant, load, round: seconds of each call
 
 
-def _rounds(
+def rounds(
     contestants: Sequence[Contestant],
     asked: Sequence[Load],
     gemms: Sequence[limit.Gemm],
-    rounds: int,
+    count: int,
     failed: dict[str, str],
 ) -> tuple[Laps, list[dict[str, float]], dict[str, dict[str, list[float]]]]:
     """Laps, what else went on in each round, and the rates of products."""
     laps: Laps = {one.name: {load.name: [] for load in asked} for one in contestants}
     rates: dict[str, dict[str, list[float]]] = {}
     notes = []
-    for turn in range(-1, rounds):  # the first one warms up and does not count
+    for turn in range(-1, count):  # the first one warms up and does not count
         top: dict[int, float] = {}
         with watched() as note, uncollected():
             for load in asked:
@@ -199,7 +199,7 @@ def _rounds(
             notes.append(note)
             for at, gemm in enumerate(gemms):
                 rates.setdefault(gemm.precision, {}).setdefault(gemm.name, []).append(_digits(top[at]))
-        said = "warm-up" if turn < 0 else f"round {turn + 1} of {rounds}"
+        said = "warm-up" if turn < 0 else f"round {turn + 1} of {count}"
         say(f"  {said}: {note['seconds']:.0f} s, others used {note['foreign']:.2f} cores")
     return laps, notes, rates
 
@@ -228,21 +228,21 @@ def _turn(one: Contestant, load: Load, turn: int, laps: Laps, failed: dict[str, 
         laps[one.name][load.name].append(found)
 
 
-def _passes(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+def passes(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:
     """By load, of each round: the seconds of all calls; of texts asked alone the median of a call."""
     return {
-        name: [_digits(median(calls) if name.startswith("single") else sum(calls)) for calls in rounds]
-        for name, rounds in laps.items()
-        if rounds
+        name: [_digits(median(calls) if name.startswith("single") else sum(calls)) for calls in found]
+        for name, found in laps.items()
+        if found
     }
 
 
 def _singles(laps: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
     """By load of texts asked alone: percentiles in ms over all rounds."""
     found = {}
-    for name, rounds in laps.items():
-        if name.startswith("single") and rounds:
-            p50, p99 = (1e3 * float(np.percentile(np.concatenate(rounds), p)) for p in (50, 99))
+    for name, turns in laps.items():
+        if name.startswith("single") and turns:
+            p50, p99 = (1e3 * float(np.percentile(np.concatenate(turns), p)) for p in (50, 99))
             found[name] = {"p50": _digits(p50), "p99": _digits(p99)}
     return found
 

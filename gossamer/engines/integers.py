@@ -22,18 +22,22 @@ ZERO = 128  # of unsigned bytes that stand for signed ones
 SMALLEST = 1e-12  # largest activation of a token of zeros, as IntLinear has it
 
 
-def _quantize(x: Tensor, step: Tensor, zero: int) -> Tensor:
+def _byte(value: int) -> Tensor:
+    return torch.tensor(value, dtype=torch.uint8)
+
+
+def _quantize(x: Tensor, step: Tensor, zero: Tensor) -> Tensor:
     """round(x / step) + zero as unsigned bytes; a step for all of x."""
-    given = (x, step, torch.tensor(zero, dtype=torch.uint8))
+    given = (x, step, zero)
     rounded: Tensor = torch.onnx.ops.symbolic("QuantizeLinear", given, dtype=torch.uint8, shape=x.shape, version=20)
     return rounded
 
 
-def _product(codes: Tensor, step: Tensor, weight: Tensor, scale: Tensor, zero: int) -> Tensor:
+def _product(codes: Tensor, step: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """((codes - zero) @ weight) * step * scale; codes (..., in), weight (in, out), scale (out,) or (1,)."""
     y: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MatMulIntegerToFloat",
-        (codes, weight, step, scale, torch.tensor(zero, dtype=torch.uint8)),
+        (codes, weight, step, scale, zero),
         dtype=torch.float32,
         shape=(*codes.shape[:-1], weight.shape[1]),
         version=1,
@@ -42,10 +46,21 @@ def _product(codes: Tensor, step: Tensor, weight: Tensor, scale: Tensor, zero: i
 
 
 def int_linear(self: Any, x: Tensor) -> Tensor:
-    """IntLinear, (..., in) -> (..., out): y = (round(127 x / largest) @ codes) * scale * largest / 127 + bias."""
+    """IntLinear, (..., in) -> (..., out): y = (round(127 x / largest) @ codes) * scale * largest / 127 + bias.
+
+    Between fixed bounds y = (round(x / step) @ codes) * scale * step + bias.
+    """
+    x = x * self.share if self.smooth else x
+    if self.fixed:
+        low = self.rounding.low
+        step = self.rounding.step(low, self.rounding.high)
+        zero = (-low / step).round().to(torch.uint8)
+        y: Tensor = _product(_quantize(x, step, zero), step, self.codes, self.scale, zero)
+        return y if self.bias is None else y + self.bias
     largest = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST)  # (..., 1)
     step = torch.tensor(1 / 127)
-    y: Tensor = _product(_quantize(x / largest, step, ZERO), step, self.codes, self.scale, ZERO) * largest
+    zero = _byte(ZERO)
+    y = _product(_quantize(x / largest, step, zero), step, self.codes, self.scale, zero) * largest
     return y if self.bias is None else y + self.bias
 
 
@@ -75,12 +90,12 @@ def ternary_linear(self: Any, x: Tensor) -> Tensor:
         x = x if self.rounding is None else input_rounding(self.rounding, x)
         y: Tensor = x @ (codes.float() * self.scale)
         return y if self.bias is None else y + self.bias
-    low, high = self.rounding.low, self.rounding.high
-    step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-8)
+    low, none = self.rounding.low, _byte(0)
+    step = self.rounding.step(low, self.rounding.high)
     constant: Tensor = codes.float().sum(0) * low * self.scale
     if self.bias is not None:
         constant = constant + self.bias
-    return _product(_quantize(x - low, step, 0), step, codes.to(torch.int8), self.scale, 0) + constant
+    return _product(_quantize(x - low, step, none), step, codes.to(torch.int8), self.scale, none) + constant
 
 
 def ternary_embedding(self: Any, ids: Tensor) -> Tensor:
@@ -92,13 +107,16 @@ def ternary_embedding(self: Any, ids: Tensor) -> Tensor:
 
 def input_rounding(self: Any, x: Tensor) -> Tensor:
     """InputRounding, any shape -> the same, between the remembered bounds."""
-    step = ((self.high - self.low) / (2**self.bits - 1)).clamp_min(1e-8)
-    rounded: Tensor = ((x - self.low) / step).round().clamp(0, 2**self.bits - 1) * step + self.low
+    step = self.step(self.low, self.high)
+    rounded: Tensor = self.levels(x, self.low, step) * step + self.low
     return rounded
 
 
 def smooth_linear(self: Any, x: Tensor) -> Tensor:
     """IntLinear as if its input were not rounded."""
+    x = x * self.share if self.smooth else x
+    if self.rounding is not None:
+        x = self.rounding(x)
     return functional.linear(x, (self.codes.float() * self.scale).t(), self.bias)
 
 

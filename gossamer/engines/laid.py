@@ -66,12 +66,13 @@ def cuts(model: "PreTrainedModel") -> list[Cut]:
     for walk in walks:
         if isinstance(walk, TokenThreshold) and walk.length is None:
             raise ValueError("TokenThreshold measures by the length of each text, as only the first artefacts did")
-    tokens, depth = any(walk.listens for walk in walks), len(stack.order)
-    if tokens and not stack.midpoint:
+    depth = len(stack.order)
+    drops = [any(walk.drops(step) for walk in walks) for step in range(depth)]
+    if any(drops) and not stack.midpoint:
         raise ValueError(f"the layers of {model.config.model_type} have no place between attention and feed-forward")
     found = list[Cut]()
     for step in range(depth):
-        found += [Cut(step, True)] if tokens else []
+        found += [Cut(step, True)] if drops[step] else []
         found += [Cut(step + 1, False)] if step < depth - 1 and any(walk.stops(step) for walk in walks) else []
     return found
 

@@ -58,9 +58,17 @@ class InputRounding(nn.Module):
             fresh = self.high == self.low  # nothing seen yet
             self.low.copy_(torch.where(fresh, low, self.low.lerp(low, 1 - self.memory)))
             self.high.copy_(torch.where(fresh, high, self.high.lerp(high, 1 - self.memory)))
-        step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-8)
-        level = ((x.float() - low) / step).round().clamp(0, 2**self.bits - 1)
-        return straight_through((level * step + low).to(x.dtype), x)
+        step = self.step(low, high)
+        return straight_through((self.levels(x.float(), low, step) * step + low).to(x.dtype), x)
+
+    def step(self, low: Tensor, high: Tensor) -> Tensor:
+        """From one value to the next; ()."""
+        step: Tensor = ((high - low) / (2**self.bits - 1)).clamp_min(1e-8)
+        return step
+
+    def levels(self, x: Tensor, low: Tensor, step: Tensor) -> Tensor:
+        """Whole numbers from 0 to 2^bits - 1, of the shape of x."""
+        return ((x - low) / step).round().clamp(0, 2**self.bits - 1)
 
 
 class AttentionRounding(nn.Module):
@@ -105,9 +113,12 @@ def processor_multiplies_bytes() -> bool:
 
 
 class IntLinear(nn.Module):
-    """Eight-bit integers times one scale per output; activations rounded per token (no token sees its neighbours).
+    """Eight-bit integers times one scale per output; activations rounded too, so that no token sees its neighbours.
 
-    y = (q(x) @ codes) * sx * scale + bias,  q(x) = round(x / sx),  sx = max|x| / 127 over the token's features.
+    y = (q(x) @ codes) * sx * scale + bias,  q(x) = round(x / sx),  sx = max|x| / 127 over the token's features, or,
+    if `fixed`, between bounds that were seen before, the same for all tokens, with q(0) = 0: round(x / sx) in
+    [low / sx, high / sx], 255 steps apart.  If `smooth`, each feature is multiplied by its share first, and the codes
+    are those of weights divided by it (SmoothQuant, Xiao et al., ICML 2023, eq. 3).
     """
 
     weight = None  # some families look before they call
@@ -115,22 +126,41 @@ class IntLinear(nn.Module):
     codes: Tensor
     scale: Tensor
 
-    def __init__(self, in_features: int, out_features: int, biased: bool = True) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, biased: bool = True, fixed: bool = False, smooth: bool = False
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.biased = in_features, out_features, biased
+        self.fixed, self.smooth = fixed, smooth
         self.register_buffer("codes", torch.zeros(in_features, out_features, dtype=torch.int8))
         self.register_buffer("scale", torch.ones(out_features))
         self.bias = nn.Parameter(torch.zeros(out_features)) if biased else None
+        self.rounding = InputRounding(8) if fixed else None
+        if smooth:
+            self.register_buffer("share", torch.ones(in_features))
 
     @classmethod
-    def of(cls, linear: nn.Linear, codes: Tensor, scale: Tensor) -> "IntLinear":
-        """codes: (out, in) integers in [-127, 127]; scale: (out, 1) or (out,)."""
-        new = cls(linear.in_features, linear.out_features, linear.bias is not None).to(codes.device)
+    def of(
+        cls,
+        linear: nn.Linear,
+        codes: Tensor,
+        scale: Tensor,
+        rounding: InputRounding | None = None,
+        share: Tensor | None = None,
+    ) -> "IntLinear":
+        """codes: (out, in) integers in [-127, 127]; scale: (out, 1) or (out,); share: (in,)."""
+        biased = linear.bias is not None
+        new = cls(linear.in_features, linear.out_features, biased, rounding is not None, share is not None)
+        new = new.to(codes.device)
         new.codes.copy_(codes.t())
         new.scale.copy_(scale.reshape(-1))
         if new.bias is not None:
             new.bias.data.copy_(linear.bias.data)
             new.bias.requires_grad_(linear.bias.requires_grad)
+        if new.rounding is not None and rounding is not None:
+            new.rounding.load_state_dict(rounding.state_dict())
+        if share is not None:
+            new.get_buffer("share").copy_(share)
         return new
 
     def weight_count(self) -> int:
@@ -139,15 +169,33 @@ class IntLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of x."""
-        step = x.detach().abs().amax(-1, keepdim=True).float().clamp_min(1e-12) / 127
-        rounded = (x.float() / step).round()
+        given = x.float() * self.get_buffer("share") if self.smooth else x.float()
         if x.requires_grad or x.is_meta:  # something below us still learns: same numbers, with a gradient
-            rounded = straight_through(rounded * step, x.float())
-            y = rounded @ (self.codes.float() * self.scale)
+            y = self._rounded(given) @ (self.codes.float() * self.scale)
         else:
-            flat = rounded.reshape(-1, self.in_features)
-            y = whole_product(flat, self.codes).view(*x.shape[:-1], self.out_features) * step * self.scale
+            y = self._whole(given)
         return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """The numbers that the integers stand for, with the gradient of x."""
+        if self.rounding is not None:
+            return self.rounding(x)  # type: ignore[no-any-return]
+        step = self._step(x)
+        return straight_through((x / step).round() * step, x)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out) without the bias, multiplied as integers."""
+        flat, shape = x.reshape(-1, self.in_features), (*x.shape[:-1], self.out_features)
+        if self.rounding is None:
+            step = self._step(flat)
+            return (whole_product((flat / step).round(), self.codes) * step * self.scale).view(shape)
+        low, step = self.rounding.low, self.rounding.step(self.rounding.low, self.rounding.high)
+        products = whole_product(self.rounding.levels(flat, low, step) - 128, self.codes)
+        return ((products + (128 + (low / step).round()) * self.codes.sum(0)) * step * self.scale).view(shape)
+
+    @staticmethod
+    def _step(x: Tensor) -> Tensor:
+        return x.detach().abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
 
 
 class IntEmbedding(nn.Module):

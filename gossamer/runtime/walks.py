@@ -42,6 +42,10 @@ class Walk(nn.Module):
         """Whether an example can have its answer after this step (0-based), before the last."""
         return False
 
+    def drops(self, step: int) -> bool:
+        """Whether tokens can leave between the attention and the feed-forward sublayer of this step."""
+        return False
+
 
 class Shared(Walk):
     """One stored layer plays at several positions (Lan et al., ICLR 2020; Takase & Kiyono, 2021)."""
@@ -146,6 +150,10 @@ class TokenThreshold(Walk):
     def threshold(self, i: int) -> Tensor:
         """The threshold after the attention of layer i (0-based)."""
         return self.final * (i + 1) / self.depth + self.delta[i]
+
+    def drops(self, step: int) -> bool:
+        """After every attention."""
+        return True
 
     def importance(self, passage: Passage, heard: Heard) -> Tensor:
         """(b, t): the attention that each token receives, per head, over `length`."""

@@ -27,7 +27,7 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=32, pad_token="<pad>", unk_token="<unk>")
 
 
-@pytest.fixture(scope="module", params=small.NAMES)
+@pytest.fixture(scope="module", params=(*small.NAMES, *small.OTHERWISE))
 def made(request, tmp_path_factory, tokenizer):
     job = small.after(small.job(tmp_path_factory.mktemp("job")), request.param)
     written = []

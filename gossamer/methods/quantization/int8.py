@@ -1,29 +1,53 @@
-"""Q8BERT: Quantized 8Bit BERT (Zafrir, Boudoukh, Izsak & Wasserblat, EMC2 at NeurIPS 2019), its dynamic baseline.
+"""Q8BERT: Quantized 8Bit BERT (Zafrir, Boudoukh, Izsak & Wasserblat, EMC2 at NeurIPS 2019), without its training.
 
-Every Linear becomes 8-bit integers with one scale per output row, and its inputs are rounded as they come.  The paper
-takes one activation scale per tensor; here it is one per token, so that an answer never depends on its batch mates (and
-is closer to fp32).  Embedding tables are rounded too, one scale per row.  Softmax, norms, biases stay in fp32.
+Every Linear becomes 8-bit integers with one scale per output row, and its inputs are rounded: as they come (dynamic),
+or between bounds that are found beforehand on some texts (static).  The paper's dynamic baseline takes one activation
+scale per tensor; here it is one per token, so that an answer never depends on its batch mates (and is closer to fp32).
+Embedding tables are rounded too, one scale per row.  Softmax, norms, biases stay in fp32.
+
+Static bounds are those that change the products of the layer least, on the texts looked at: the whole range that was
+seen, or a part of it.  Features of very different sizes share one scale then; where it changes the products less, they
+are first evened out at the weights' expense (SmoothQuant, Xiao et al., ICML 2023, eq. 4).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from gossamer.forms import Rounded, attach, settle
+from gossamer.calibrate import Inputs, inputs
+from gossamer.fields import Between
+from gossamer.forms import Rounded, attach, bound_input, settle
 from gossamer.job import Job
 from gossamer.train import Train
+
+PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the range seen, that bounds are tried at
+
+
+class Bounds(NamedTuple):
+    """Bounds of activations, (), and what each feature is multiplied by before, (in,) or None."""
+
+    low: Tensor
+    high: Tensor
+    share: Tensor | None
 
 
 @dataclass(frozen=True)
 class Int8:
-    """Dynamic int8; nothing to train, so nothing to yield."""
+    """Int8; nothing to train, so nothing to yield.  static: one scale of activations for all tokens, found beforehand.
+
+    migration: alpha of SmoothQuant, 0 for never; samples: texts looked at.  Both count only if static.
+    """
 
     rows: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
     kind: ClassVar[str] = "settle"
 
     embeddings: bool = True
+    static: bool = False
+    migration: Annotated[float, Between(0.0, 1.0)] = 0.5
+    samples: Annotated[int, Between(8, 100_000)] = 256
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Round every Linear, and every table."""
@@ -34,7 +58,47 @@ class Int8:
         found = [m for m in job.model.modules() if type(m) in kinds and id(m) not in kept]
         if not found:
             raise ValueError("every Linear of this model is already settled, so Int8 finds nothing to do; leave it out")
+        if self.static:
+            self.bind(job, [m for m in found if isinstance(m, nn.Linear)])
         for module in found:
             attach(module, Rounded(8))
         settle(job.model)
         yield from ()
+
+    def bind(self, job: Job, linears: list[nn.Linear]) -> None:
+        """Find the bounds of what these are given."""
+        groups = inputs(job.model, linears, job.batches(self.samples))
+        for i, group in enumerate(groups):
+            job.tell("finding bounds of activations", i / len(groups))
+            together = [linears[place] for place in group.linears]
+            low, high, share = bounds(group, together, self.migration)
+            for linear in together:
+                bound_input(linear, low, high, share)
+
+
+@torch.no_grad()
+def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float) -> Bounds:
+    """Those that change the products of the linears least."""
+    x = torch.cat(group.some)
+    wanted = [linear.weight @ x.T for linear in linears]
+    best, least = Bounds(group.low.min(), group.high.max(), None), float("inf")
+    for share in (None, smooth(group, linears, migration)) if migration else (None,):
+        evened = 1.0 if share is None else share
+        weights = [Rounded(8)(linear.weight / evened) for linear in linears]
+        lowest, highest = (group.low * evened).min().clamp(max=0), (group.high * evened).max().clamp(min=0)
+        for part in PARTS:
+            low, high = lowest * part, highest * part
+            step = ((high - low) / 255).clamp_min(1e-8)
+            rounded = ((x * evened).clamp(low, high) / step).round() * step
+            errors = [(weight @ rounded.T - y).square().sum() for weight, y in zip(weights, wanted, strict=True)]
+            error = float(torch.stack(errors).sum())
+            if error < least:
+                best, least = Bounds(low, high, share), error
+    return best
+
+
+def smooth(group: Inputs, linears: Sequence[nn.Linear], migration: float) -> Tensor:
+    """1 / s with s = max|x|^a / max|w|^(1 - a) for each feature; (in,)."""
+    seen = group.low.abs().maximum(group.high.abs()).clamp_min(1e-5)
+    weights = torch.stack([linear.weight.abs().amax(0) for linear in linears]).amax(0).clamp_min(1e-5)
+    return (weights ** (1 - migration) / seen**migration).clamp(1e-5, 1e5)

@@ -81,3 +81,61 @@ def test_doing_nothing_raises(tmp_path: Path) -> None:
     list(Int8()(at))
     with pytest.raises(ValueError, match="every Linear of this model is already settled, so Int8 finds nothing to do"):
         list(Int8()(at))
+
+
+def uneven(at, by: float = 30.0) -> None:
+    """Make one feature of the hidden states much larger than the others, and the weights that read it smaller."""
+    for layer in at.model.bert.encoder.layer:
+        norm = layer.attention.output.LayerNorm
+        norm.weight.data[3] *= by
+        norm.bias.data[3] *= by
+        layer.intermediate.dense.weight.data[:, 3] /= by
+
+
+@pytest.mark.parametrize("migration", [0.0, 0.5])
+def test_static_bounds_are_of_all_tokens(tmp_path: Path, migration: float) -> None:
+    at = jobs.job(tmp_path)
+    batch = jobs.inputs(at, 12)
+    before = jobs.logits(at.model, batch)
+    jobs.run(at, Int8(static=True, migration=migration))
+    linears = [m for m in at.model.modules() if isinstance(m, IntLinear)]
+    assert linears and all(m.fixed and m.rounding.low <= 0 < m.rounding.high for m in linears)
+    assert migration or not any(m.smooth for m in linears)
+    for m in linears:  # zero is on the grid
+        step = (m.rounding.high - m.rounding.low) / 255
+        assert abs(float(m.rounding.low / step - (m.rounding.low / step).round())) < 1e-3
+    assert float((jobs.logits(at.model, batch) - before).abs().max()) < 0.1 * float(before.abs().max())
+
+
+def test_features_are_evened_out_where_it_helps(tmp_path: Path) -> None:
+    apart = {}
+    for migration in (0.0, 0.5):
+        at = jobs.job(tmp_path / str(migration))
+        uneven(at)
+        batch = jobs.inputs(at, 12)
+        before = jobs.logits(at.model, batch)
+        jobs.run(at, Int8(static=True, migration=migration))
+        apart[migration] = float((jobs.logits(at.model, batch) - before).square().mean())
+        smoothed = {path for path, m in at.model.named_modules() if isinstance(m, IntLinear) and m.smooth}
+        if migration:
+            assert {f"bert.encoder.layer.{i}.intermediate.dense" for i in range(4)} <= smoothed
+        else:
+            assert not smoothed
+    assert apart[0.5] < apart[0.0]
+
+
+def test_linears_with_one_input_share_their_bounds(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    jobs.run(at, Int8(static=True))
+    for layer in at.model.bert.encoder.layer:
+        q, k, v = (layer.attention.self.get_submodule(name).rounding for name in ("query", "key", "value"))
+        assert q.low == k.low == v.low and q.high == k.high == v.high
+
+
+def test_gradient_and_whole_numbers_agree_between_fixed_bounds(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    uneven(at)
+    jobs.run(at, Int8(static=True))
+    for m in (m for m in at.model.modules() if isinstance(m, IntLinear)):
+        x = torch.randn(5, m.in_features) * float(m.rounding.high)
+        assert torch.allclose(m(x.clone().requires_grad_()), m(x), atol=1e-4 * float(m(x).detach().abs().max()))
