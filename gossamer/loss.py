@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.runtime.walks import Patience
+from gossamer.runtime.exits import Exits
 from gossamer.trace import Trace
 
 ALL = 0  # every layer
@@ -249,24 +249,113 @@ class NearestHidden(Loss):
         return torch.stack([distances[i, j] for i, j in enumerate(chosen)]).sum()
 
 
-class EveryExit(Loss):
-    """Every internal classifier learns the task, deeper ones weigh more: sum_i i L_i / sum_i i (PABEE, eq. 3).
+def every_exit(exits: Exits, step: Step) -> list[tuple[Tensor, Tensor | None]]:
+    """Logits and features of each exit, and of the model's own head if that is the last; (b, labels), (b, ...)."""
+    hidden = step.student.hidden[1 : exits.depth + 1]
+    found: list[tuple[Tensor, Tensor | None]] = [*exits.every(hidden, step.student.mask)]
+    return found if exits.depth in exits.places else [*found, (step.student.out.logits, None)]
 
-    exits: a walk with `depth`, and `logits(i, x)` for its first depth - 1 exits; the model's own head is the last.
+
+class EveryExit(Loss):
+    """Every internal classifier learns the task, and from others: sum_i w_i L_i + sum_ij a_ij heat^2 KL(p_j || p_i).
+
+    weights: w, one for each exit and for the model's own head after them; None: 1, 2, 3, ... (PABEE, eq. 3).  pulls: a,
+    (exits + 1, exits + 1), rows learn from columns, which do not learn from it; None: nobody.  mean: the first sum is
+    divided by the sum of its weights.  Of numbers the squared error in place of either.
     """
 
     reads = Reads(student_hidden=True)
 
-    def __init__(self, exits: Patience) -> None:
+    def __init__(
+        self,
+        exits: Exits,
+        weights: Sequence[float] | None = None,
+        pulls: Tensor | None = None,
+        heat: float = 1.0,
+        mean: bool = False,
+    ) -> None:
         super().__init__()
         self._exits = [exits]  # the model owns them; we only read
+        count = len(exits.places) + (exits.depth not in exits.places)
+        self.heat, self.mean = heat, mean
+        self.register_buffer("weights", torch.tensor([*range(1, count + 1)] if weights is None else weights).float())
+        self.register_buffer("pulls", torch.zeros(count, count) if pulls is None else pulls.float())
 
     def forward(self, step: Step) -> Tensor:
         """hidden: (B, T, d); labels: (B,)."""
-        exits, labels = self._exits[0], step.batch["labels"]
-        total = exits.depth * step.student.out.loss
-        for i, x in enumerate(step.student.hidden[1 : exits.depth]):
-            logits = exits.logits(i, x).float()
-            one = F.mse_loss(logits[:, 0], labels.float()) if exits.labels == 1 else F.cross_entropy(logits, labels)
-            total = total + (i + 1) * one
-        return total / (exits.depth * (exits.depth + 1) / 2)  # type: ignore[no-any-return]
+        tasks, pulls = self.terms([z for z, _ in every_exit(self._exits[0], step)], step.batch.get("labels"))
+        weights, wanted = self.get_buffer("weights"), self.get_buffer("pulls")
+        total = (weights * tasks).sum() / (weights.sum() if self.mean else 1.0)
+        return total + (wanted * pulls).sum()
+
+    def terms(
+        self, logits: Sequence[Tensor], labels: Tensor | None, teaching: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """L_i, (exits + 1,), zeros where no weight asks for labels; heat^2 KL(p_j || p_i), (exits + 1, exits + 1).
+
+        teaching: logits that give the p_j in place of the exits' own.
+        """
+        z = torch.stack([one.float() for one in logits])  # (exits + 1, b, labels)
+        tasks, pulls = z.new_zeros(len(z)), z.new_zeros(len(z), len(z))
+        if bool(self.get_buffer("weights").any()):
+            assert labels is not None, "these exits learn from labels, and there are none"
+            tasks = torch.stack([error(one, labels) for one in z])
+        if bool(self.get_buffer("pulls").any()):
+            taught = (z if teaching is None else torch.stack([one.float() for one in teaching])).detach()
+            if z.shape[-1] == 1:
+                pulls = (z[:, None] - taught[None]).square().mean((-1, -2))
+            else:
+                log, other = (z / self.heat).log_softmax(-1), (taught / self.heat).log_softmax(-1)
+                apart = other.exp()[None] * (other[None] - log[:, None])  # (learning, teaching, b, labels)
+                pulls = apart.sum(-1).mean(-1) * self.heat**2
+        return tasks, pulls
+
+
+def error(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, or the squared error of one number; (b, labels), (b,)."""
+    return F.mse_loss(logits[:, 0], labels.float()) if logits.shape[-1] == 1 else F.cross_entropy(logits, labels)
+
+
+class Alternating(Loss):
+    """One term in even steps, the other in odd ones (BERxiT, section 3.1)."""
+
+    def __init__(self, even: Loss, odd: Loss) -> None:
+        super().__init__()
+        self.even, self.odd = even, odd
+        self.reads = even.reads | odd.reads
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, step: Step) -> Tensor:
+        """Counted in training."""
+        turn = self.get_buffer("steps")
+        term = self.odd if int(turn) % 2 else self.even
+        if self.training:
+            turn.add_(1)
+        found: Tensor = term.weight * term(step)
+        return found
+
+
+class Projected(Loss):
+    """anchor + other, where what in other's gradient points against the anchor's is taken out (RomeBERT, eq. 8).
+
+    over: the parameters whose gradients, in a row, are compared: g_b - (<g_a, g_b> / |g_a|^2) g_a if <g_a, g_b> < 0.
+    """
+
+    def __init__(self, anchor: Loss, other: Loss, over: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.anchor, self.other, self._over = anchor, other, list(over)
+        self.reads = anchor.reads | other.reads
+
+    def forward(self, step: Step) -> Tensor:
+        """The value is the plain sum; the gradient is the projected one."""
+        a, b = self.anchor.weight * self.anchor(step), self.other.weight * self.other(step)
+        over = [p for p in self._over if p.requires_grad]
+        if not over or not (torch.is_grad_enabled() and a.requires_grad and b.requires_grad):
+            return a + b  # type: ignore[no-any-return]
+        grads = [torch.autograd.grad(one, over, retain_graph=True, allow_unused=True) for one in (a, b)]
+        ga, gb = ([torch.zeros_like(p) if g is None else g for p, g in zip(over, each, strict=True)] for each in grads)
+        dot = torch.stack([(x * y).sum() for x, y in zip(ga, gb, strict=True)]).sum()
+        norm = torch.stack([x.square().sum() for x in ga]).sum().clamp_min(1e-20)
+        share = (-dot / norm).clamp_min(0)
+        lift = torch.stack([(share * x * p).sum() for x, p in zip(ga, over, strict=True)]).sum()
+        return a + b + (lift - lift.detach())  # type: ignore[no-any-return]

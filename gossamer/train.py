@@ -25,7 +25,8 @@ from gossamer.gates import HardConcrete
 from gossamer.job import Job, room
 from gossamer.loss import EveryExit, Loss, Step, Sum
 from gossamer.order import allow
-from gossamer.runtime.walks import Patience, Walk
+from gossamer.runtime.exits import Exits
+from gossamer.runtime.walks import Walk
 from gossamer.task import Classification, Task
 from gossamer.teacher import Teacher
 from gossamer.trace import Trace, tracing
@@ -45,8 +46,8 @@ class Train:
 
     lr: peak learning rate of weights, the model's and those of layers that losses own (projections).  extra_lr: of
     gates, exits, thresholds and multipliers (no decay).  The schedule falls linearly to zero after `warmup`, or stays;
-    extra_schedule: that of extra_lr.  only: the modules that learn (None: all); without: modules that do not.
-    teacher: who answers in place of the job's.  each_step is called before every optimizer step.
+    extra_schedule: that of extra_lr.  only: the modules that learn (None: all), the others are as in use; without:
+    modules that do not.  teacher: who answers in place of the job's.  each_step is called before every optimizer step.
     """
 
     loss: Loss
@@ -84,7 +85,16 @@ class Lesson(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.loss, self.progress, self.task = student, loss, 0.0, task
+        self.awake: set[nn.Module] | None = None  # of the student, in training; None: all of it
         self._teacher = [teacher]  # not a child: it neither learns nor is saved
+
+    def train(self, mode: bool = True) -> "Lesson":
+        """What does not learn is as it is when used: nothing of it is dropped."""
+        super().train(mode)
+        if mode and self.awake is not None:
+            for module in self.student.modules():
+                module.training = module in self.awake
+        return self
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The loss of one batch."""
@@ -247,7 +257,7 @@ def length(stage: Train, job: Job) -> int:
 
 def keepers(model: nn.Module) -> list[Loss]:
     """What walks that are already there need to be trained along with whatever comes."""
-    return [EveryExit(m) for m in model.modules() if isinstance(m, Patience)]
+    return [EveryExit(m, mean=True) for m in model.modules() if isinstance(m, Exits)]
 
 
 def _marked(stage: Train, lesson: Lesson) -> dict[nn.Parameter, bool]:
@@ -307,6 +317,9 @@ def train(job: Job, stage: Train) -> None:
                 lambda done, all_: job.tell(f"{stage.name}: the teacher reads {done} of {all_} texts", done / all_),
             )  # fmt: skip
     before = _marked(stage, lesson)
+    if stage.only is not None:
+        walks = [m for m in job.model.modules() if isinstance(m, Walk)]
+        lesson.awake = {m for kept in (*stage.only, *walks) for m in kept.modules()}
     world = int(os.environ.get("WORLD_SIZE", "1"))
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -392,7 +405,13 @@ def _begin(job: Job, method: Method) -> None:
     if isinstance(method, (then, also)):
         return
     allow(job.model, method, job.did)
-    if getattr(method, "serves", None) == "texts" and not job.task.per_text:
+    serves = getattr(method, "serves", None)
+    if serves == "classes" and not isinstance(job.task, Classification):
+        raise ValueError(
+            f"{type(method).__name__} lets texts go by how certain a class is, and {job.task.kind} has no classes of "
+            "texts; type BERxiT() or PABEE() for a number, or take a method that keeps every text to the end"
+        )
+    if serves == "texts" and not job.task.per_text:
         raise ValueError(
             f"{type(method).__name__} lets texts or tokens go before the end, and {job.task.kind} wants an answer for "
             "every token; use it for a class or a number per text, or take a method that keeps every token"

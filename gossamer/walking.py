@@ -1,11 +1,15 @@
 """Letting a walk walk a model's layers: where the loop is, where tokens may leave, and which families allow it."""
 
+import inspect
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, cast
 
 from torch import nn
 
-from gossamer.anatomy import blocks, head, loop, towers
+from gossamer.anatomy import blocks, loop, towers
+from gossamer.anatomy import head as head_of
+from gossamer.runtime.exits import CRITERIA, HEADS, Exits
 from gossamer.runtime.walks import Stack, Walk, install
 
 # Families whose layers hand each other more than hidden states, so that their loop cannot be owned from outside.
@@ -77,7 +81,7 @@ def features(model: nn.Module) -> tuple[list[str], int, int]:
     Raises:
         ValueError: the model has no head that reads the first token.
     """
-    found = head(model)
+    found = head_of(model)
     answer = found.answer
     steps = found.steps
     if steps[:1] != ["first"] and not (len(steps) == 1 and steps[0].endswith("pooler")):
@@ -86,3 +90,53 @@ def features(model: nn.Module) -> tuple[list[str], int, int]:
             "early exits need a sequence classifier such as AutoModelForSequenceClassification gives"
         )
     return steps, int(answer.in_features), int(answer.out_features)  # type: ignore[arg-type]
+
+
+def exits(
+    model: nn.Module,
+    head: dict[str, Any],
+    criterion: dict[str, Any],
+    threshold: float,
+    places: Sequence[int] | None = None,
+) -> Exits:
+    """Install exits of this head and criterion, which see gossamer.runtime.exits, and return them.
+
+    head, criterion: what they are, and what cannot be read off the model; the rest is added.  places: after which
+    layers (None: after all but the last).
+
+    Raises:
+        ValueError: the model's head does not read the first token, or its loop cannot be owned.
+    """
+    steps, width, labels = features(model)
+    layers = depth(model)
+    where = list(range(1, layers)) if places is None else sorted(places)
+    hidden = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    known = {"width": hidden, "labels": labels, "count": len(where), "features": steps, "places": where}
+    known |= {"pooled": width, "size": head.get("size") or width}
+    found = Exits(
+        layers, where, _told(HEADS, head, known), _told(CRITERIA, criterion, known), threshold, steps,
+        head_of(model).answer_path,
+    )  # fmt: skip
+    for module in found.heads.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(std=0.02)
+            if module.bias is not None:
+                module.bias.data.zero_()
+    walk(model, found)
+    return found
+
+
+def pooler(model: nn.Module) -> nn.Linear | None:
+    """The square linear layer through which the model's head reads the first token, if it has one."""
+    for step in features(model)[0]:
+        inner = model.get_submodule(step) if "." in step or hasattr(model, step) else None
+        for module in inner.modules() if inner is not None else ():
+            if type(module) is nn.Linear and module.in_features == module.out_features:
+                return module
+    return None
+
+
+def _told(kinds: Mapping[str, type], said: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What a part is, with everything that it asks for."""
+    asked = inspect.signature(kinds[said["is"]].__init__).parameters  # type: ignore[misc]
+    return {name: value for name, value in known.items() if name in asked} | said

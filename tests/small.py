@@ -22,7 +22,17 @@ from gossamer.train import drive
 
 # Where a method's defaults are meant for twelve layers of 768, or would change next to nothing in three steps.
 FIELDS: dict[str, dict[str, Any]] = {
+    "BERxiT": {"threshold": 0.5, "lr": 1e-3},
+    "CAT": {"epsilon": 0.5, "size": 8, "meta_steps": 20, "lr": 1e-2},
     "CoFi": {"gate_lr": 1.0, "warmup": 0.01},
+    "DeeBERT": {"threshold": 0.665, "lr": 1e-2},
+    "FastBERT": {"speed": 1.0, "size": 8, "lr": 1e-2},
+    "LeeBERT": {"patience": 1, "every": 2},
+    "PCEEBERT": {"threshold": 0.98, "lr": 1e-3},
+    "PastFuture": {"threshold": 0.685, "lr": 1e-3},
+    "RightTool": {"threshold": 0.53, "lr": 1e-3},
+    "RomeBERT": {"threshold": 0.68, "lr": 1e-3},
+    "Voting": {"votes": 1.0},
     "LTP": {"threshold": 0.3},
     "PABEE": {"patience": 1},
     "Share": {"groups": 1},

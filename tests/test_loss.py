@@ -27,7 +27,6 @@ from gossamer.loss import (
     Task,
     masked_mse,
 )
-from gossamer.runtime.walks import Patience
 from gossamer.teacher import Remembered, Teacher
 from gossamer.trace import Trace, tracing
 from gossamer.train import Lesson
@@ -231,15 +230,15 @@ def test_the_projection_of_the_nearest_layer_starts_as_the_identity_and_follows_
 def test_deeper_exits_weigh_more() -> None:
     model = made(layers=4)
     steps, width, labels = features(model)
-    exits = Patience(steps, depth(model), width, labels, 2)
+    exits = tiny.patience(steps, depth(model), width, labels, 2)
     walk(model, exits)
     batch = padded(texts(6))
     with tracing(model.train(False)) as trace, torch.no_grad():
-        exits.patience = 99
+        exits.threshold = 99
         out = model(**batch)
-    loss = EveryExit(exits)
+    loss = EveryExit(exits, mean=True)
     found = loss(Step(trace, None, batch, 0.0))
-    own = [F.cross_entropy(exits.logits(i, trace.hidden[i + 1]), batch["labels"]) for i in range(3)]
+    own = [F.cross_entropy(tiny.said(exits, i, trace.hidden[i + 1]), batch["labels"]) for i in range(3)]
     assert torch.allclose(found, (1 * own[0] + 2 * own[1] + 3 * own[2] + 4 * out.loss) / 10)
     assert not list(loss.parameters())  # the exits belong to the model
 

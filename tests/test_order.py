@@ -11,10 +11,10 @@ from torch import nn
 
 from gossamer.order import LAW, allow, done
 from gossamer.runtime.modules import IntLinear, LowRank, ScoreAttention, TernaryEmbedding
-from gossamer.runtime.walks import Patience, Shared
+from gossamer.runtime.walks import Shared
 from gossamer.train import also, drive, then
 from gossamer.walking import walk
-from tests import small
+from tests import small, tiny
 
 
 def put(model: Any, part: nn.Module) -> Any:
@@ -33,7 +33,7 @@ FOUND: dict[str, tuple[Callable[[Any], Any], dict[str, str]]] = {
     "factors": (lambda m: put(m, LowRank(32, 4, 64)), {"factor": "LowRank"}),
     "ternary": (lambda m: put(m, TernaryEmbedding(4, 4)), {"settle": "TernaryEmbedding"}),
     "shared": (lambda m: walked(m, Shared([0, 0, 1, 1])), {"walk": "Shared"}),
-    "exits": (lambda m: walked(m, Patience(["bert.pooler"], 4, 32, 2, 1)), {"walk": "Patience"}),
+    "exits": (lambda m: walked(m, tiny.patience(["bert.pooler"], 4, 32, 2, 1)), {"walk": "Exits"}),
     "scores": (
         lambda m: put(m, ScoreAttention(["query", "key", "value"], 32, 4, 4, 8, 1.0, 0.0)),
         {"factor": "ScoreAttention"},

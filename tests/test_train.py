@@ -13,7 +13,7 @@ from torch import nn
 
 from gossamer.gates import HardConcrete
 from gossamer.loss import Hidden, Logits, Loss, Step, Sum, Task
-from gossamer.runtime.walks import Patience
+from gossamer.runtime.exits import Exits
 from gossamer.train import InOrder, Lesson, Moment, StageTrainer, Train, drive, grouped, keepers, latest, length, train
 from tests import small
 
@@ -223,12 +223,12 @@ def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def test_exits_go_on_learning_while_others_train(tmp_path: Path) -> None:
     job = small.after(small.job(tmp_path / "a"), "PABEE")
-    exits = next(m for m in job.model.modules() if isinstance(m, Patience))
-    before = exits.exits[0].weight.clone()
+    exits = next(m for m in job.model.modules() if isinstance(m, Exits))
+    before = exits.heads.linear[0].weight.clone()
     assert len(keepers(job.model)) == 1 and not keepers(small.model())
     kept = small.again(job, tmp_path / "b")
     drive(kept, small.method("CoFi"))
-    after = next(m for m in kept.model.modules() if isinstance(m, Patience)).exits[0]
+    after = next(m for m in kept.model.modules() if isinstance(m, Exits)).heads.linear[0]
     assert after.weight.shape[1] <= before.shape[1] and not torch.equal(after.weight[:, :4], before[:, :4])
     terms = [e for e in kept.log if e["stage"] == "prune"]
     assert terms and all(torch.isfinite(torch.tensor(e["loss"])) for e in terms)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from gossamer.runtime.walks import Patience, Shared, Stack, TokenThreshold
+from gossamer.runtime.walks import Shared, Stack, TokenThreshold
 from gossamer.walking import BOUND, BY_EXAMPLE, depth, features, walk
 from tests import tiny
 
@@ -66,15 +66,15 @@ def test_exits_read_what_the_head_reads(family: str) -> None:
     model = tiny.build(family, "classes").eval()
     batch = tiny.batch(model)
     steps, width, labels = features(model)
-    exits = Patience(steps, depth(model), width, labels, patience=1)
+    exits = tiny.patience(steps, depth(model), width, labels, patience=1)
     walk(model, exits)
     from gossamer.anatomy import head
     from gossamer.trace import tracing
 
     answer = head(model).answer
-    exits.exits[0].load_state_dict(answer.state_dict())
+    exits.heads.linear[0].load_state_dict(answer.state_dict())
     with torch.no_grad(), tracing(model) as seen:
-        exits.patience = 99
+        exits.threshold = 99
         out = model(**batch)
         last = seen.hidden[-1]
-        assert torch.allclose(exits.logits(0, last), out.logits, atol=1e-5)
+        assert torch.allclose(tiny.said(exits, 0, last), out.logits, atol=1e-5)

@@ -108,3 +108,18 @@ def batch(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     if model.config.is_encoder_decoder and "SequenceClassification" in type(model).__name__:
         del out["decoder_input_ids"], out["decoder_attention_mask"]
     return out
+
+
+def patience(features: list[str], depth: int, width: int, labels: int, patience: int, tolerance: float = 0.1) -> Any:
+    """Exits after every layer but the last, which share the model's pooler and are left by patience."""
+    from gossamer.runtime.exits import Exits
+
+    places = list(range(1, depth))
+    head = {"is": "SharedPooler", "width": width, "labels": labels, "count": depth - 1, "features": features}
+    criterion = {"is": "Agreement", "tolerance": tolerance}
+    return Exits(depth, places, head, criterion, float(patience), features, "classifier")
+
+
+def said(exits: Any, i: int, x: Tensor) -> Tensor:
+    """The logits of exit i, from the hidden states (b, t, d) after its layer."""
+    return exits.at(i, x[:, 0], {})[0]

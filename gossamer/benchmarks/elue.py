@@ -252,33 +252,23 @@ def patience(logits: Any, times: int, tolerance: float = 0.1) -> NDArray[np.int6
 
 
 def layer_logits(model: "nn.Module", batches: "Iterable[Mapping[str, Tensor]]") -> Array:
-    """What a model with PABEE's exits answers after every layer, its own head the last -> (layers, n, classes).
+    """What a model with exits answers at each of them, its own head the last -> (exits, n, classes).
 
     batches: what the model is called with, as `Task.collate` of gossamer.task makes them; labels and index are left
     out.  Nobody leaves on the way.  The model is put into evaluation mode.
     Raises ValueError: a model without such exits, or no batches.
     """
-    import torch
+    from gossamer.replay import exits_of, record
 
-    from gossamer.runtime.walks import Patience, in_full
-    from gossamer.trace import tracing
-
-    exits = next((module for module in model.modules() if isinstance(module, Patience)), None)
-    if exits is None:
+    if exits_of(model) is None:
         raise ValueError(
-            f"{type(model).__name__} has no exits: expected a model that PABEE made (gossamer.methods.early_exit); the "
+            f"{type(model).__name__} has no exits: expected a model with early exit (gossamer.methods.early_exit); the "
             "answers of any other model after each layer go into `curve` as an array"
         )
-    said = []
-    model.eval()
-    with tracing(model) as seen, in_full(model), torch.no_grad():
-        for batch in batches:
-            out = model(**{key: value for key, value in batch.items() if key not in ("labels", "index")})
-            hidden = seen.hidden[1 : exits.depth]
-            said.append(torch.stack([*(exits.logits(i, x) for i, x in enumerate(hidden)), out.logits]).double().cpu())
-    if not said:
+    given = [{key: value for key, value in batch.items() if key not in ("labels", "index")} for batch in batches]
+    if not given:
         raise ValueError("no batches; expected at least one")
-    return np.asarray(torch.cat(said, 1).numpy())
+    return np.asarray(record(model, given).logits.double().numpy())
 
 
 def _fitting(logits: Any, labels: Any, cost: Any) -> tuple[Array, Array]:

@@ -98,7 +98,7 @@ def as_it_was(model: "PreTrainedModel", known: Facts) -> Iterator[None]:
 def quietly() -> Iterator[None]:
     """Exporters tell of every step and of their own deprecations: not news for whoever compresses a model.
 
-    They also make so many objects that looking for garbage among them takes a fifth of their time: it is left for later.
+    They also make so many objects that looking for garbage among them takes a fifth of their time: that is left.
     """
     before, collects = logging.root.manager.disable, gc.isenabled()
     gc.disable()

@@ -37,9 +37,24 @@ class Cut(NamedTuple):
 
 
 class Watched(Passage):
-    """A passage that lets nobody go, but notes who would, in operations that a graph can hold."""
+    """A passage that lets nobody go, but notes who would, in operations that a graph can hold.
+
+    places (n,): of each text's first token among all those laid out; mask (R, 1, T, T): what each of these sees.
+    """
 
     kept: Tensor | None = None
+    places: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def shown(self) -> Tensor | None:
+        """The mask."""
+        return self.mask
+
+    def firsts(self, x: Tensor) -> Tensor:
+        """(R, T, ...) -> (n, ...)."""
+        assert self.places is not None, "it is asked for tokens, not for texts"
+        return x.flatten(0, 1).index_select(0, self.places)
 
     def answer(self, logits: Tensor, who: Tensor) -> None:
         """Note the answers of texts that have none yet."""
@@ -120,16 +135,18 @@ class Stage(nn.Module):
             return self._answers(base(**told).last_hidden_state, given)
         stack, path = stack_of(self.model), loop(self.model)
         assert stack is not None
-        stretch = Stretch(stack, self.begin, self.end, given)
+        stretch = Stretch(stack, self.begin, self.end, given, mask)
         self.model.set_submodule(path, stretch)
         try:
             x = base(**told).last_hidden_state
         finally:
             self.model.set_submodule(path, stack)
-        return self._answers(x, given) if self.end is None else stretch.found()
+        return self._answers(x, given, stretch.texts) if self.end is None else stretch.found()
 
-    def _answers(self, x: Tensor, given: Given) -> Given:
-        """What the head says of the last hidden states (R, T, d)."""
+    def _answers(self, x: Tensor, given: Given, texts: Watched | None = None) -> Given:
+        """What the head says of the last hidden states (R, T, d), or a walk after the last layer in its place."""
+        if texts is not None and texts.answers is not None:
+            return {self.task.outputs[0]: texts.answers}
         if self.task.per_text:
             x = x.flatten(0, 1).index_select(0, given["firsts"])[:, None]  # (n, 1, d)
         x = summary(self.model, self.steps, x)
@@ -140,7 +157,7 @@ class Stage(nn.Module):
 class Stretch(nn.Module):
     """Stands where a model has its stack, for the time of one call: some of its steps, from states that are given."""
 
-    def __init__(self, stack: Stack, begin: Cut | None, end: Cut | None, given: Given) -> None:
+    def __init__(self, stack: Stack, begin: Cut | None, end: Cut | None, given: Given, mask: Tensor) -> None:
         super().__init__()
         self.layers, self.order, self.walks, self.midpoint = stack.layers, stack.order, stack.walking, stack.midpoint
         self.begin, self.end, self.given = begin, end, given
@@ -149,6 +166,7 @@ class Stretch(nn.Module):
         empty = torch.zeros(n, dtype=torch.int64)
         self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
         self.texts.memory = memory
+        self.texts.places, self.texts.mask = given["firsts"], mask
         seen, tokens = given["segments"] > 0, given["position_ids"]
         self.tokens = Watched(self.x, {}, empty, tokens, seen, seen.sum(1), empty != 0)
 
@@ -199,8 +217,8 @@ class Stretch(nn.Module):
                 hook.remove()
 
     def _depart(self, step: int) -> None:
-        """After a layer: ask the walks who is done; they see the first token of each text, (n, 1, d)."""
-        self.texts.x, self.texts.step = self.x.flatten(0, 1).index_select(0, self.given["firsts"])[:, None], step
+        """After a layer: ask the walks who is done; what they keep of each text is (n, ...)."""
+        self.texts.x, self.texts.step = self.x, step
         for walk in self.walks:
             walk.depart(self.texts)
 

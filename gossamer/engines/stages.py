@@ -92,7 +92,8 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
 
 
 def _export(stage: Any, batch: dict[str, "Tensor"], said: dict[str, "Tensor"]) -> "ir.Model":
-    shapes = {name: {0: "texts"} if value.dim() < 2 else {0: "rows", 1: "width"} for name, value in batch.items()}
+    laid = ("input_ids", "token_type_ids", "position_ids", "segments", "x")
+    shapes = {name: {0: "rows", 1: "width"} if name in laid else {0: "texts"} for name in batch}
     return by_torch(stage, {"given": batch}, {"given": shapes}, list(said), list(batch))
 
 

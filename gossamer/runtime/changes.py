@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .attention import use
+from .exits import Exits
 from .modules import (
     AttentionRounding,
     InputRounding,
@@ -19,7 +20,7 @@ from .modules import (
     TernaryEmbedding,
     TernaryLinear,
 )
-from .walks import Patience, Shared, Stack, TokenThreshold, install
+from .walks import Shared, Stack, TokenThreshold, install
 
 Description = dict[str, Any]
 # what attention modules of some families remember of their own shape, and must be told after heads have left
@@ -30,7 +31,7 @@ COUNTS = (
 PARTS: dict[str, type[nn.Module]] = {
     part.__name__: part
     for part in (
-        AttentionRounding, InputRounding, IntEmbedding, IntLinear, LowRank, NoAttention, Nothing, Patience,
+        AttentionRounding, Exits, InputRounding, IntEmbedding, IntLinear, LowRank, NoAttention, Nothing,
         ScoreAttention, Shared, TernaryEmbedding, TernaryLinear, TokenThreshold,
     )
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Heard
+from .attention import Heard, additive
 
 # What a family hands to each layer beside the hidden states, and how it follows when rows or tokens leave:
 # (dimension of the batch, dimensions of the tokens).  Anything else that is a tensor is refused aloud.
@@ -84,6 +84,20 @@ class Passage:
                 self.carried[name] = change(value, batch, tokens)
             elif isinstance(value, tuple):
                 self.carried[name] = tuple(change(v, batch, tokens) for v in value)
+
+    @property
+    def shown(self) -> Tensor | None:
+        """What each token may see, as numbers to add to scores, (b, 1, t or 1, t); None: everything."""
+        mask = self.carried.get("attn_mask", self.carried.get("attention_mask"))
+        if mask is None:
+            return None
+        if mask.ndim == 2:
+            mask = mask[:, None, None, :].bool()
+        return additive(mask, self.x)
+
+    def firsts(self, x: Tensor) -> Tensor:
+        """Of what stands for each token, (b, t, ...), that of each text's first one, (b, ...)."""
+        return x[:, 0]
 
     def keep_rows(self, keep: Tensor) -> None:
         """Only the rows `keep` (b,) True travel on; what the others have so far is laid aside, in order."""

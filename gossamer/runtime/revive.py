@@ -129,7 +129,7 @@ def _seen_from(kind: type[PreTrainedModel], saved: Config, base: type[PreTrained
         return found
     if not headed:
         return {inside + path: told for path, told in found.items()}
-    if any(walk["is"] == "Patience" for told in found.values() for walk in told.get("walks", ())):
+    if any(walk["is"] == "Exits" for told in found.values() for walk in told.get("walks", ())):
         raise ValueError(
             "this model stops early by what its head answers, and there is none without; "
             f"load it as {saved.architectures}"

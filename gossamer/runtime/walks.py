@@ -60,56 +60,6 @@ class Shared(Walk):
         return [stored[i] for i in self.positions]
 
 
-class Patience(Walk):
-    """Stop an example when `patience` consecutive internal classifiers agree (PABEE, Zhou et al., NeurIPS 2020).
-
-    exits[i] reads the features after layer i + 1; the model's own head is the last of the classifiers.  For one label
-    (regression) two answers agree when they differ by less than `tolerance`.
-    """
-
-    optional, dynamic = True, True
-
-    def __init__(
-        self, features: list[str], depth: int, width: int, labels: int, patience: int, tolerance: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.features, self.depth, self.width, self.labels = list(features), depth, width, labels
-        self.patience, self.tolerance = patience, tolerance
-        self.exits = nn.ModuleList(nn.Linear(width, labels) for _ in range(depth - 1))
-        self._model: list[nn.Module] = []  # a list, so that the model does not become its own descendant
-
-    def bind(self, model: nn.Module) -> None:
-        """Remember the model, whose pooler the exits share."""
-        self._model = [model]
-
-    def logits(self, i: int, x: Tensor) -> Tensor:
-        """The answer of exit i to hidden states x; (b, t, d) -> (b, labels).  In training with the head's dropout."""
-        config: Any = getattr(self._model[0], "config", None)
-        rates = (getattr(config, name, None) for name in ("classifier_dropout", "seq_classif_dropout"))
-        rate = next((r for r in rates if r is not None), getattr(config, "hidden_dropout_prob", 0.0))
-        seen = nn.functional.dropout(summary(self._model[0], self.features, x), rate, self.training)
-        return self.exits[i](seen)  # type: ignore[no-any-return]
-
-    def depart(self, passage: Passage) -> None:
-        """Count agreements per example; those with enough have their answer."""
-        if self.training or self.whole or passage.step >= self.depth - 1:
-            return
-        logits = self.logits(passage.step, passage.x)
-        guess = logits[:, 0] if self.labels == 1 else logits.argmax(-1)
-        if passage.step == 0:
-            agreed = torch.zeros_like(passage.rows)
-        else:
-            last = passage.memory["last"]
-            same = (guess - last).abs() < self.tolerance if self.labels == 1 else guess == last
-            agreed = torch.where(same, passage.memory["agreed"] + 1, 0)
-        passage.memory["last"], passage.memory["agreed"] = guess, agreed
-        passage.answer(logits, agreed >= self.patience)
-
-    def stops(self, step: int) -> bool:
-        """As many classifiers must have agreed."""
-        return self.patience <= step < self.depth - 1
-
-
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "gelu": nn.functional.gelu}
 
 

@@ -244,24 +244,24 @@ def test_replaying_a_models_layers_is_running_it(tmp_path, classes):
     """Rows leave the batch when the model runs; nobody leaves when its layers are written down."""
     torch = pytest.importorskip("torch")
     from gossamer.methods.early_exit.pabee import PABEE
-    from gossamer.runtime.walks import Patience
+    from gossamer.runtime.exits import Exits
     from tests import jobs
 
     at = jobs.job(tmp_path, layers=6, classes=classes)
     next(PABEE(2, tolerance=1.5)(at))
-    [exits] = [m for m in at.model.modules() if isinstance(m, Patience)]
+    [exits] = [m for m in at.model.modules() if isinstance(m, Exits)]
     torch.manual_seed(0)
-    for head in exits.exits:
+    for head in exits.heads.linear:
         head.weight.data.normal_()
     batches = [at.collate(at.train[:5]), at.collate(at.train[5:24])]
     logits = elue.layer_logits(at.model, batches)
     assert logits.shape == (6, 24, classes or 1)
     runs = {}
-    for exits.patience in (1, 2, 3, 6):
+    for exits.threshold in (1, 2, 3, 6):
         online = np.concatenate([jobs.logits(at.model, jobs_inputs(batch)).numpy() for batch in batches])
-        left = elue.patience(logits, exits.patience, exits.tolerance)
+        left = elue.patience(logits, exits.threshold, exits.rule.tolerance)
         assert logits[left - 1, np.arange(24)] == pytest.approx(online, abs=1e-5)
-        runs[exits.patience] = left.mean()
+        runs[exits.threshold] = left.mean()
     assert runs[1] < runs[2] <= runs[3] <= runs[6] == 6
 
 
@@ -271,7 +271,7 @@ def jobs_inputs(batch):
 
 def test_a_model_without_exits_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
-    with pytest.raises(ValueError, match=r"Linear has no exits: expected a model that PABEE made"):
+    with pytest.raises(ValueError, match=r"Linear has no exits: expected a model with early exit"):
         elue.layer_logits(torch.nn.Linear(2, 2), [])
 
 

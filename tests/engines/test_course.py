@@ -25,7 +25,7 @@ def walked(kind):
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.3 * (weight.dim() > 1))
     if "exits" in kind:
-        walking.walk(model, walks.Patience(["bert.pooler"], DEPTH, 32, 3, 1))
+        walking.walk(model, tiny.patience(["bert.pooler"], DEPTH, 32, 3, 1))
     if "tokens" in kind:
         walking.walk(model, walks.TokenThreshold(DEPTH, 0.06, length=20))
     return model

@@ -107,14 +107,24 @@ def a_teacher_as_small(job: Job) -> None:
 
 # When each method finds nothing to do, and what it says then.
 IDLE: dict[str, tuple[Callable[[Job], None], str]] = {
+    "BERxiT": (done_before("BERxiT"), "use it once"),
+    "CAT": (done_before("CAT"), "use it once"),
     "CoFi": (without_sublayers, "no sublayer that could be pruned is left"),
+    "DeeBERT": (done_before("DeeBERT"), "use it once"),
     "DRONE": (done_before("DRONE"), "finds nothing to do; leave it out"),
+    "FastBERT": (done_before("FastBERT"), "use it once"),
     "Int8": (settled, "finds nothing to do; leave it out"),
     "LTP": (done_before("LTP"), "use it once"),
+    "LeeBERT": (layers(2), r"no example could stop before the end; type LeeBERT\("),
     "PABEE": (layers(2), r"no example could stop before the end; type PABEE\("),
+    "PCEEBERT": (layers(2), r"no example could stop before the end; type PCEEBERT\("),
+    "PastFuture": (layers(1), "no example could stop before the end; use PastFuture on 2 layers or more"),
+    "RightTool": (layers(1), r"expected some from 1 to 0; type RightTool\("),
+    "RomeBERT": (done_before("RomeBERT"), "use it once"),
     "Share": (layers(1), r"nothing would be shared; type Share\("),
     "TernaryBERT": (settled, "finds nothing to do; leave it out"),
     "Theseus": (layers(1), r"expected a proper divisor of 1 .*; type Theseus\("),
+    "Voting": (layers(2), r"no example could stop before the end; type Voting\("),
     "TinyBERT": (a_teacher_as_small, r"nothing would be smaller; type TinyBERT\("),
 }
 

@@ -10,7 +10,8 @@ from gossamer.measure import Schedule, Subject, layers, macs, measure, size
 from gossamer.measure.eager import Eager
 from gossamer.measure.speedups import speedups
 from gossamer.methods.early_exit.pabee import PABEE
-from gossamer.runtime.walks import Patience, Shared, TokenThreshold
+from gossamer.runtime.exits import Exits
+from gossamer.runtime.walks import Shared, TokenThreshold
 from gossamer.walking import walk
 
 H, INNER, LABELS, DEPTH = 32, 80, 2, 6
@@ -34,8 +35,8 @@ def early(bert, tokenizer):
         model = bert(num_hidden_layers=DEPTH)
         job = SimpleNamespace(model=model)
         next(PABEE(patience)(job))
-        [exits] = [m for m in model.modules() if isinstance(m, Patience)]
-        for head in exits.exits:
+        [exits] = [m for m in model.modules() if isinstance(m, Exits)]
+        for head in exits.heads.linear:
             head.weight.data.zero_()
             head.bias.data = torch.tensor([0.0, 1.0])
         return model.eval(), Eager(model, tokenizer, 64)
@@ -83,10 +84,10 @@ def test_a_layer_that_plays_often_counts_often_and_a_cut_one_not_at_all(bert, to
 
 def test_rows_that_are_gone_do_not_count_in_a_batch(early):
     model, predictor = early(1)
-    [exits] = [m for m in model.modules() if isinstance(m, Patience)]
+    [exits] = [m for m in model.modules() if isinstance(m, Exits)]
     ran = layers.count(model, lambda: predictor.logits(TEXTS, batch_size=4))
     assert ran == layers.Ran(4 * 2, 4 * 2 * 22)  # all four stop after the second layer, padded to the longest
-    texts, first = [f"{letter} b" for letter in LETTERS], exits.exits[0]
+    texts, first = [f"{letter} b" for letter in LETTERS], exits.heads.linear[0]
     first.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     answers = []
     hook = first.register_forward_hook(lambda module, args, out: answers.append(out))

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from gossamer.runtime import revive
 from gossamer.runtime.changes import build, changes, describe, replay
 from gossamer.runtime.modules import IntEmbedding, IntLinear, LowRank, Nothing, TernaryLinear
-from gossamer.runtime.walks import Patience, Shared, Stack, TokenThreshold
+from gossamer.runtime.walks import Shared, Stack, TokenThreshold
 from gossamer.walking import walk
 from tests import small, tiny
 
@@ -55,7 +55,7 @@ def test_every_family_comes_back(family: str, tmp_path: Path) -> None:
 PARTS = [
     nn.Linear(3, 5, bias=False), nn.Embedding(7, 3, padding_idx=1), nn.LayerNorm(6, eps=1e-7), nn.Identity(),
     LowRank(4, 2, 6), IntLinear(4, 6, False), IntEmbedding(5, 3), TernaryLinear(5, 3, True, 4), Nothing(4, True),
-    Shared([0, 1, 0]), Patience(["first"], 3, 8, 2, 1, 0.5), TokenThreshold(3, 0.2, 0.1),
+    Shared([0, 1, 0]), tiny.patience(["first"], 3, 8, 2, 1, 0.5), TokenThreshold(3, 0.2, 0.1),
 ]  # fmt: skip
 
 
@@ -84,12 +84,12 @@ def test_changes_inside_a_walk_are_seen(tmp_path: Path) -> None:
     """Exits that were rounded, layers under a stack that were factored."""
     model = small.model()
     walk(model, Shared([0, 0, 1, 1]), list(model.bert.encoder.layer)[:2])
-    walk(model, Patience(["bert.pooler"], 4, 32, 2, 1))
+    walk(model, tiny.patience(["bert.pooler"], 4, 32, 2, 1))
     model.bert.encoder.layer.layers[1].output.dense = LowRank(64, 4, 32)
     rounded(model, "classifier")
     told = changes(model)
     assert told["bert.encoder.layer"]["layers"] == 2 and len(told["bert.encoder.layer"]["walks"]) == 2
-    assert told["bert.encoder.layer.walks.1.exits.0"]["is"] == "IntLinear"
+    assert told["bert.encoder.layer.walks.1.heads.linear.0"]["is"] == "IntLinear"
     assert told["bert.encoder.layer.1.output.dense"]["is"] == "LowRank"
     blank = replay(type(model)(model.config), json.loads(json.dumps(told)))
     assert changes(blank) == told and blank.state_dict().keys() == model.state_dict().keys()
@@ -142,7 +142,7 @@ def test_a_base_model_gets_a_head(folder: Path, tmp_path: Path) -> None:
 
 def test_exits_need_their_head(tmp_path: Path) -> None:
     model = small.model()
-    walk(model, Patience(["bert.pooler"], 4, 32, 2, 1))
+    walk(model, tiny.patience(["bert.pooler"], 4, 32, 2, 1))
     revive.write(model, tmp_path)
     with pytest.raises(ValueError, match=r"stops early by what its head answers.* load it as \['BertForSeq"):
         AutoModel.from_pretrained(tmp_path)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gossamer.anatomy import embeddings
 from gossamer.runtime.attention import Heard
+from gossamer.runtime.exits import Exits
 from gossamer.runtime.passage import Passage, visible
-from gossamer.runtime.walks import Patience, Shared, Stack, TokenThreshold, Walk, install, stack_of
+from gossamer.runtime.walks import Shared, Stack, TokenThreshold, Walk, install, stack_of
 from gossamer.trace import tracing
 from gossamer.walking import depth, features, walk
 from tests import tiny
@@ -39,12 +40,12 @@ def rows(given: dict[str, Tensor], *which: int) -> dict[str, Tensor]:
     return {k: v[:, :longest] for k, v in some.items()}
 
 
-def patient(made: Any, patience: int, seed: int = 0, tolerance: float = 0.1) -> Patience:
+def patient(made: Any, patience: int, seed: int = 0, tolerance: float = 0.1) -> Exits:
     """Exits that mostly disagree in the beginning, so that examples leave everywhere."""
     steps, width, labels = features(made)
-    exits = Patience(steps, depth(made), width, labels, patience, tolerance)
+    exits = tiny.patience(steps, depth(made), width, labels, patience, tolerance)
     draw = torch.Generator().manual_seed(seed)
-    for head in exits.exits:
+    for head in exits.heads.linear:
         head.weight.data = torch.randn(head.weight.shape, generator=draw)
         head.bias.data = torch.randn(head.bias.shape, generator=draw) * 0.5
     walk(made, exits)
@@ -71,19 +72,20 @@ class Work:
         return out, sum(b * t for b, t in self.shapes)
 
 
-def replay(made: Any, exits: Patience, given: dict[str, Tensor]) -> tuple[Tensor, list[int]]:
+def replay(made: Any, exits: Exits, given: dict[str, Tensor]) -> tuple[Tensor, list[int]]:
     """What patience decides, row by row, from the answers of every exit in the full model: answers and exit layers."""
-    waiting, exits.patience = exits.patience, 10**6
+    waiting, exits.threshold = exits.threshold, 10**6
     with torch.no_grad(), tracing(made) as seen:
         last = made(**given).logits
-        every = [exits.logits(i, seen.hidden[i + 1]) for i in range(exits.depth - 1)]
-    exits.patience = waiting
+        every = [tiny.said(exits, i, seen.hidden[i + 1]) for i in range(exits.depth - 1)]
+    exits.threshold = waiting
     answers, layers = last.clone(), [exits.depth] * len(last)
     for row in range(len(last)):
         agreed = 0
         for i in range(1, exits.depth - 1):
             new, old = every[i][row], every[i - 1][row]
-            same = abs(float(new - old)) < exits.tolerance if exits.labels == 1 else new.argmax() == old.argmax()
+            number = exits.heads.labels == 1
+            same = abs(float(new - old)) < exits.rule.tolerance if number else new.argmax() == old.argmax()
             agreed = agreed + 1 if same else 0
             if agreed == waiting:
                 answers[row], layers[row] = new, i + 1
@@ -167,7 +169,7 @@ def test_a_row_that_waits_to_leave_keeps_its_answer() -> None:
 def test_once_all_have_finished_nothing_more_runs() -> None:
     made = model()
     exits = patient(made, 2)
-    for head in exits.exits:
+    for head in exits.heads.linear:
         head.weight.data.zero_()  # all exits always say the same
         head.bias.data = torch.tensor([0.0, 1.0, 0.0])
     work = Work(made)
@@ -182,7 +184,7 @@ def test_one_number_agrees_when_it_is_near() -> None:
     answers, layers = replay(made, exits, given)
     assert len(set(layers)) >= 2
     assert torch.allclose(Work(made).of(made, given)[0], answers, atol=1e-5)
-    exits.tolerance = 0.0  # a strict comparison: never
+    exits.rule.tolerance = 0.0  # a strict comparison: never
     assert replay(made, exits, given)[1] == [LAYERS] * 6
 
 
@@ -227,7 +229,7 @@ def test_training_sees_every_layer_and_evaluation_leaves_nothing_behind() -> Non
         before = other(**given).logits
         made(**given)
         assert torch.equal(other(**given).logits, before)
-    assert exits.patience == 1
+    assert exits.threshold == 1
 
 
 # --- tokens leave ----------------------------------------------------------------------------------------------------
@@ -366,9 +368,9 @@ def test_orders_chain() -> None:
 def test_a_loop_is_walked_by_one_of_each_kind() -> None:
     made = model()
     patient(made, 2)
-    with pytest.raises(ValueError, match="Patience already walks the layers of this model; use it once"):
+    with pytest.raises(ValueError, match="Exits already walks the layers of this model; use it once"):
         patient(made, 1)
-    with pytest.raises(ValueError, match="Shared rearranges the layers, but Patience already walks them; put"):
+    with pytest.raises(ValueError, match="Shared rearranges the layers, but Exits already walks them; put"):
         install(made, "bert.encoder.layer", Shared([0, 0]), [nn.Identity()])
 
 
@@ -390,7 +392,7 @@ def test_a_tensor_that_cannot_follow_is_refused() -> None:
     layer.forward = lambda hidden_states, attention_mask=None, relative=None: hidden_states  # type: ignore[assignment]
     passage = Passage.start(torch.zeros(2, 3, 4), layer, (None,), {"relative": torch.zeros(2, 3)})
     with pytest.raises(ValueError, match="this model hands relative to its layers"):
-        passage.check("Patience")
+        passage.check("Exits")
 
 
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive", "integers"])

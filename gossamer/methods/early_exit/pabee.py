@@ -13,9 +13,8 @@ from typing import Annotated, ClassVar
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import EveryExit
-from gossamer.runtime.walks import Patience
 from gossamer.train import Train
-from gossamer.walking import depth, features, walk
+from gossamer.walking import depth, exits
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,7 @@ class PABEE:
                 f"found {layers} layers and patience {self.patience}: no example could stop before the end; "
                 f"type PABEE(patience={max(1, layers - 2)}) or less, on a model of at least 3 layers"
             )
-        steps, width, labels = features(job.model)
-        exits = Patience(steps, layers, width, labels, self.patience, self.tolerance)
-        for head in exits.exits:
-            head.weight.data.normal_(std=0.02)  # type: ignore[operator]
-            head.bias.data.zero_()  # type: ignore[operator]
-        walk(job.model, exits)
-        yield Train(EveryExit(exits), epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")
+        criterion = {"is": "Agreement", "tolerance": self.tolerance}
+        found = exits(job.model, {"is": "SharedPooler"}, criterion, float(self.patience))
+        loss = EveryExit(found, mean=True)
+        yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")

@@ -9,19 +9,19 @@ from torch import nn
 
 from gossamer.anatomy import blocks
 from gossamer.methods.early_exit.pabee import PABEE
-from gossamer.runtime.walks import Patience
+from gossamer.runtime.exits import Exits
 from gossamer.trace import tracing
 from gossamer.train import Lesson, _marked
-from tests import jobs
+from tests import jobs, tiny
 
 
 def installed(tmp_path: Path, patience: int = 2, family: str = "bert", classes: int = 2, **more: Any) -> Any:
     """A job with exits that were installed and not trained, and the exits."""
     at = jobs.job(tmp_path, family, layers=6, classes=classes)
     stage = next(PABEE(patience, **more)(at))
-    [exits] = [m for m in at.model.modules() if isinstance(m, Patience)]
+    [exits] = [m for m in at.model.modules() if isinstance(m, Exits)]
     torch.manual_seed(0)
-    for head in exits.exits:
+    for head in exits.heads.linear:
         head.weight.data.normal_()
         head.bias.data.normal_()
     return at, stage, exits
@@ -40,7 +40,7 @@ def layers_run(model: Any, batch: Any) -> list[int]:
 @pytest.mark.parametrize("patience", [1, 2, 3, 4])
 def test_when_all_agree_the_exit_is_one_after_the_patience(tmp_path: Path, patience: int) -> None:
     at, _, exits = installed(tmp_path, patience)
-    for i, head in enumerate(exits.exits):
+    for i, head in enumerate(exits.heads.linear):
         head.weight.data.zero_()
         head.bias.data = torch.tensor([0.0, 1.0 + i])
     batch = jobs.inputs(at)
@@ -52,13 +52,13 @@ def test_when_all_agree_the_exit_is_one_after_the_patience(tmp_path: Path, patie
 def test_without_agreement_the_whole_model_answers(tmp_path: Path, family: str) -> None:
     at, _, exits = installed(tmp_path, family=family)
     batch = jobs.inputs(at)
-    for i, head in enumerate(exits.exits):
+    for i, head in enumerate(exits.heads.linear):
         head.weight.data.zero_()
         head.bias.data = torch.tensor([float(i % 2), 0.5])
     expected = jobs.logits(at.teacher, batch)
     assert torch.allclose(jobs.logits(at.model, batch), expected, atol=1e-5)
     assert layers_run(at.model, batch) == [6] * 6
-    exits.patience = 6  # longer than the model is deep
+    exits.threshold = 6  # longer than the model is deep
     assert torch.allclose(jobs.logits(at.model, batch), expected, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_two_together_leave_as_two_alone(tmp_path: Path) -> None:
 def test_the_more_patience_the_later_the_exit(tmp_path: Path) -> None:
     at, _, exits = installed(tmp_path, classes=3)
     batch, means = jobs.inputs(at, 24), list[float]()
-    for exits.patience in (1, 2, 3, 4, 5):
+    for exits.threshold in (1, 2, 3, 4, 5):
         means.append(sum(layers_run(at.model, batch)) / 24)
     assert means == sorted(means) and means[0] < means[-1] == 6
 
@@ -89,7 +89,7 @@ def test_the_more_patience_the_later_the_exit(tmp_path: Path) -> None:
 def test_numbers_agree_within_the_tolerance(tmp_path: Path) -> None:
     at, _, exits = installed(tmp_path, 2, classes=0)
     found = []
-    for exits.tolerance in (0.0, 4.0, 6.0, 8.0, 100.0):
+    for exits.rule.tolerance in (0.0, 4.0, 6.0, 8.0, 100.0):
         found.append(sum(layers_run(at.model, jobs.inputs(at, 12))) / 12)
     assert found == sorted(found, reverse=True) and found[0] == 6 and found[-1] == 3  # strictly less than 0: never
     assert any(3 < mean < 6 for mean in found)
@@ -97,7 +97,7 @@ def test_numbers_agree_within_the_tolerance(tmp_path: Path) -> None:
 
 def test_exits_share_the_pooler_and_are_trained_with_the_model(tmp_path: Path) -> None:
     at, stage, exits = installed(tmp_path)
-    assert len(exits.exits) == 5 and all(h.weight.shape == (2, 32) for h in exits.exits)
+    assert len(exits.heads.linear) == 5 and all(h.weight.shape == (2, 32) for h in exits.heads.linear)
     assert exits.features == ["bert.pooler"]
     lesson = Lesson(at.model, stage.loss, None).eval()
     _marked(stage, lesson)
@@ -119,7 +119,7 @@ def test_the_loss_weighs_exits_by_their_depth(tmp_path: Path) -> None:
     at.model.config.hidden_dropout_prob = 0.0  # that of the exits
     with tracing(at.model) as seen, torch.no_grad():
         out = at.model(**{k: v for k, v in given.items() if k != "index"})
-        own = [nn.functional.cross_entropy(exits.logits(i, seen.hidden[i + 1]), given["labels"]) for i in range(5)]
+        own = [nn.functional.cross_entropy(tiny.said(exits, i, seen.hidden[i + 1]), given["labels"]) for i in range(5)]
         expected = sum((i + 1) * loss for i, loss in enumerate([*own, out.loss])) / 21
         assert torch.allclose(found(**given)["loss"], torch.as_tensor(expected))
 

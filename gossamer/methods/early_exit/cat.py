@@ -1,0 +1,81 @@
+"""CAT: Consistent Accelerated Inference via Confident Adaptive Transformers (Schuster et al., EMNLP 2021).
+
+Small heads on a fine-tuned model that stands still; for each a meta classifier tells whether its answer is the whole
+model's.  The threshold is conformal (section 4.3, shared): the 1 - epsilon quantile over calibration texts of the most
+certain exit that answers otherwise than the model, -inf where none does.  Then an answer is the whole model's with a
+probability of at least 1 - epsilon, whatever the model, for texts like those it was calibrated on.  In the authors'
+code, and with `conditional`, only texts count that some exit answers otherwise: safer than promised, and slower.  The
+development texts are divided: two fifths teach the meta classifiers, three fifths calibrate.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gossamer.fields import Between
+from gossamer.job import Job
+from gossamer.loss import EveryExit
+from gossamer.replay import Record, conformal, record
+from gossamer.runtime.exits import Consistent, Exits
+from gossamer.train import Train
+from gossamer.walking import exits
+
+
+@dataclass(frozen=True)
+class CAT:
+    """Exits that agree with the whole model, guaranteed.  epsilon: how often they may not; size: of the heads."""
+
+    rows: ClassVar[tuple[str, ...]] = ("cat",)
+    kind: ClassVar[str] = "walk"
+    serves: ClassVar[str] = "classes"
+
+    epsilon: Annotated[float, Between(0.0, 0.5)] = 0.1
+    size: Annotated[int, Between(2, 1024)] = 32
+    epochs: Annotated[float, Between(0.1, 100)] = 3.0
+    lr: Annotated[float, Between(1e-6, 1e-2)] = 1e-3
+    conditional: bool = False
+    meta_steps: Annotated[int, Between(1, 10_000)] = 200
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """Heads, then who is to be believed, then from when on."""
+        found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0)
+        weights = [*[1.0 / len(found.places)] * len(found.places), 0.0]
+        yield Train(EveryExit(found, weights), epochs=self.epochs, extra_lr=self.lr, only=[found], name="heads")
+        if not job.dry:
+            fit, calibrate = parts(job)
+            learn(found, record(job.model, fit), self.meta_steps)
+            certain = conformal(record(job.model, calibrate), self.epsilon, self.conditional)
+            found.threshold = min(max(certain, -1.0), 2.0)  # beyond all probabilities: always, never
+
+
+def parts(job: Job) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """Batches of development texts: two of five, and the others."""
+    chosen = [[e for i, e in enumerate(job.dev) if (i % 5 < 2) == first] for first in (True, False)]
+    return tuple(  # type: ignore[return-value]
+        [job.task.given(job.collate(some[at : at + 32]), labels=False) for at in range(0, len(some), 32)]
+        for some in chosen
+    )
+
+
+@torch.enable_grad()
+def learn(found: Exits, said: Record, steps: int) -> None:
+    """Teach each exit's meta classifier whether the exit answers as the last layer does, both cases equally often."""
+    rule = found.rule
+    assert isinstance(rule, Consistent)
+    wanted, memory = said.logits[-1].argmax(-1), dict[str, Tensor]()
+    for i in range(len(found.places)):
+        given = rule.read(i, said.logits[i], said.features[i], memory)
+        same = (said.logits[i].argmax(-1) == wanted).long()
+        share = torch.stack([(same == kind).float().mean() for kind in (0, 1)])
+        weights = torch.where(share > 0, 0.5 / share.clamp_min(1e-6), torch.zeros_like(share))
+        params = [*rule.inner[i].parameters(), *rule.outer[i].parameters()]
+        search = torch.optim.Adam(params, lr=1e-2, weight_decay=1e-4)
+        for _ in range(steps):
+            search.zero_grad()
+            F.cross_entropy(rule.meta(i, given), same, weight=weights).backward()
+            search.step()
+        search.zero_grad()

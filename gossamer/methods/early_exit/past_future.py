@@ -1,0 +1,88 @@
+"""Past-Future: A Global Past-Future Early Exit Method for Accelerating Inference of PLMs (Liao et al., NAACL 2021).
+
+An exit reads the pooled states of all layers so far, and guesses of those to come, which small imitation learners make
+of its own (section 3.2); a gate mixes the two.  Loss: the exits' cross-entropies, deeper ones weighing more, and one
+minus the cosine between guesses and what came (eq. 7), half each.  For the first layers hidden states are cut off from
+the gradient with a probability that falls as training goes on.  An example leaves under an entropy, in nats.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gossamer.fields import Between
+from gossamer.job import Job
+from gossamer.loss import EveryExit, Loss, Reads, Step
+from gossamer.runtime.exits import Exits
+from gossamer.runtime.exits import PastFuture as Head
+from gossamer.train import Train
+from gossamer.walking import depth, exits
+
+
+@dataclass(frozen=True)
+class PastFuture:
+    """Past states and imitated future ones.  still: layers that are cut off from the gradient at first."""
+
+    rows: ClassVar[tuple[str, ...]] = ("past_future",)
+    kind: ClassVar[str] = "walk"
+    serves: ClassVar[str] = "classes"
+
+    threshold: Annotated[float, Between(0.0, 10.0)] = 0.1
+    still: Annotated[int, Between(0, 24)] = 2
+    epochs: Annotated[float, Between(0.1, 100)] = 5.0
+    lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """One stage; the last exit has the last word."""
+        layers = depth(job.model)
+        if layers < 2:
+            raise ValueError("found 1 layer: no example could stop before the end; use PastFuture on 2 layers or more")
+        places = list(range(1, layers + 1))
+        found = exits(job.model, {"is": "PastFuture"}, {"is": "Entropy"}, self.threshold, places)
+        loss = 0.5 * Curriculum(found, self.still) + 0.5 * Imitation(found)
+        yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")
+
+
+class Curriculum(EveryExit):
+    """PABEE's loss; the states of the first `still` layers are cut off with the probability 1 - progress."""
+
+    def __init__(self, exits: Exits, still: int) -> None:
+        super().__init__(exits, mean=True)
+        self.still = still
+
+    def forward(self, step: Step) -> Tensor:
+        """hidden: (B, T, d)."""
+        hidden = step.student.hidden
+        cut = [1 <= i <= self.still and float(torch.rand(())) > step.progress for i in range(len(hidden))]
+        step.student.hidden = [x.detach() if now else x for x, now in zip(hidden, cut, strict=True)]
+        try:
+            return super().forward(step)
+        finally:
+            step.student.hidden = hidden
+
+
+class Imitation(Loss):
+    """1 - cos between each later layer's pooled state and the guess of it, the mean over all pairs of layers."""
+
+    reads = Reads(student_hidden=True)
+
+    def __init__(self, exits: Exits) -> None:
+        super().__init__()
+        self._exits = [exits]
+
+    def forward(self, step: Step) -> Tensor:
+        """hidden: (B, T, d)."""
+        exits = self._exits[0]
+        head = exits.heads
+        assert isinstance(head, Head)
+        seen = [head.pooler[i](x[:, 0]).tanh() for i, x in enumerate(step.student.hidden[1 : exits.depth + 1])]
+        found = [
+            1 - F.cosine_similarity(later.detach(), guess, -1).mean()
+            for i, now in enumerate(seen)
+            for later, guess in zip(seen[i + 1 :], head.guesses(i, now), strict=True)
+        ]
+        return torch.stack(found).mean()

@@ -1,0 +1,43 @@
+"""PCEE-BERT: Accelerating BERT via Patient and Confident Early Exiting (Zhang et al., Findings of NAACL 2022).
+
+PABEE's exits and loss; an example leaves once `patience` exits in a row are confident, their entropies over ln C under
+the threshold, whether they agree or not.  It leaves at exit number `patience` at the earliest, one before PABEE.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from gossamer.fields import Between
+from gossamer.job import Job
+from gossamer.loss import EveryExit
+from gossamer.train import Train
+from gossamer.walking import depth, exits
+
+
+@dataclass(frozen=True)
+class PCEEBERT:
+    """Patient and confident.  mean: the answer is the mean of those exits, not the last one's."""
+
+    rows: ClassVar[tuple[str, ...]] = ("pcee_bert",)
+    kind: ClassVar[str] = "walk"
+    serves: ClassVar[str] = "classes"
+
+    patience: Annotated[int, Between(1, 24)] = 2
+    threshold: Annotated[float, Between(0.0, 1.0)] = 0.3
+    mean: bool = False
+    epochs: Annotated[float, Between(0.1, 100)] = 5.0
+    lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """As PABEE."""
+        layers = depth(job.model)
+        if layers <= self.patience:
+            raise ValueError(
+                f"found {layers} layers and patience {self.patience}: no example could stop before the end; "
+                f"type PCEEBERT(patience={max(1, layers - 1)}) or less"
+            )
+        criterion = {"is": "Calm", "patience": self.patience, "mean": self.mean}
+        found = exits(job.model, {"is": "SharedPooler"}, criterion, self.threshold)
+        loss = EveryExit(found, mean=True)
+        yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")

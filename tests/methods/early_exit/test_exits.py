@@ -1,0 +1,385 @@
+"""What all methods of early exit have in common: replayed, run in batches, left never or at once, it is one thing."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gossamer import recipe
+from gossamer.loss import Projected, Step, Task, every_exit
+from gossamer.measure.layers import watching
+from gossamer.methods.early_exit import cat, right_tool
+from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
+from gossamer.replay import Record, conformal, exits_of, record, replay
+from gossamer.runtime.exits import Votes, entropy
+from gossamer.trace import tracing
+from gossamer.train import Lesson
+from tests import small
+
+NAMES = [name for name, method in recipe.methods().items() if method.__module__.split(".")[-2] == "early_exit"]
+FROZEN = ("CAT", "DeeBERT", "FastBERT")  # the model stands, the exits learn
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A job after the method, its exits spread so that texts leave everywhere."""
+    job = small.after(small.job(tmp_path_factory.mktemp("job")), request.param)
+    exits = exits_of(job.model)
+    torch.manual_seed(0)
+    for module in [*exits.heads.modules(), *exits.rule.modules()]:
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(std=1.5 / module.in_features**0.5)
+            if module.bias is not None:
+                module.bias.data.normal_(std=0.3)
+    return job
+
+
+def thresholds(found: Record, count: int = 20) -> list[float]:
+    """Between the scores that occur, so that none is met exactly, and beyond them."""
+    scores = found.scores[:-1].flatten()
+    seen = scores[scores.isfinite()].unique()
+    between = ((seen[1:] + seen[:-1]) / 2).tolist()
+    step = max(1, len(between) // count)
+    return [float(seen[0]) - 1, *between[::step], float(seen[-1]) + 1]
+
+
+def online(model: Any, texts: list[dict[str, Any]], size: int, longest: int = 0) -> tuple[list[int], Tensor]:
+    """The layers that each text passed, and its answer, in batches of this size whose rows leave one by one."""
+    layers, answers = list[int](), list[Tensor]()
+    for at in range(0, len(texts), size):
+        some = texts[at : at + size]
+        with watching(model) as seen:
+            answers.append(small.logits(model, small.batch(some, longest)))
+        rows = [n for n, _ in seen]
+        if len(some) == 1:
+            layers.append(len(rows))
+    return layers, torch.cat(answers)
+
+
+def patient(model: Any) -> Any:
+    """The stack, whose rows leave at once."""
+    stack = model.get_submodule("bert.encoder.layer")
+    stack.patience_of_batch = 10**6
+    return stack
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_replayed_is_as_run(made: Any, size: int) -> None:
+    exits, texts = exits_of(made.model), small.examples(24)
+    patient(made.model)
+    found = record(made.model, [small.batch([one]) for one in texts])
+    before = exits.threshold
+    try:
+        for exits.threshold in thresholds(found, 20 if size == 1 else 5):
+            wanted_layers, wanted = replay(exits, found, exits.threshold)
+            for longest in (0, 20):
+                layers, answers = online(made.model, texts, size, longest)
+                assert torch.allclose(answers, wanted, atol=1e-4)
+                assert size > 1 or layers == wanted_layers.tolist()
+    finally:
+        exits.threshold = before
+
+
+def test_as_many_layers_run_as_texts_need(made: Any) -> None:
+    """Counted: rows times layers with compaction are the sum of the exit layers; without, all wait for the last."""
+    exits, texts = exits_of(made.model), small.examples(24)
+    stack = patient(made.model)
+    found = record(made.model, [small.batch(texts)])
+    levels = thresholds(found)
+    before, exits.threshold = exits.threshold, levels[len(levels) // 2]
+    layers, _ = replay(exits, found, exits.threshold)
+    try:
+        with watching(made.model) as seen:
+            small.logits(made.model, small.batch(texts))
+        assert sum(rows for rows, _ in seen) == int(layers.sum())
+        stack.patience_of_batch = 0  # nobody leaves before the last one may
+        with watching(made.model) as seen:
+            small.logits(made.model, small.batch(texts))
+        assert sum(rows for rows, _ in seen) == 24 * int(layers.max())
+    finally:
+        exits.threshold, stack.patience_of_batch = before, 8
+
+
+def test_a_threshold_moves_exits_one_way(made: Any) -> None:
+    exits = exits_of(made.model)
+    found = record(made.model, [small.batch(small.examples(24))])
+    layers = torch.stack([replay(exits, found, level)[0] for level in thresholds(found)])  # (thresholds, texts)
+    steps = layers[1:] - layers[:-1]
+    assert bool((steps >= 0).all() if exits.rule.rising else (steps <= 0).all())
+    assert int(layers.min()) < int(layers.max()) == 4
+
+
+def test_never_is_the_whole_model_and_at_once_the_first_exit(made: Any) -> None:
+    exits, given = exits_of(made.model), small.batch()
+    found = record(made.model, [given])
+    ends = (thresholds(found)[0], thresholds(found)[-1])
+    never, always = ends[::-1] if exits.rule.rising else ends
+    before = exits.threshold
+    try:
+        exits.threshold = never
+        assert torch.allclose(small.logits(made.model), found.answers[-1], atol=1e-5)
+        if not exits.rule.concludes and exits.depth not in exits.places:
+            with tracing(made.model):
+                exits.whole = True
+                assert torch.allclose(small.logits(made.model), found.answers[-1], atol=1e-5)
+        exits.whole = False
+        first = exits.rule.earliest(always)
+        exits.threshold = always
+        layers, _ = replay(exits, found, always)
+        assert layers.unique().tolist() == [exits.places[first]]
+        assert torch.allclose(small.logits(made.model), found.answers[first], atol=1e-5)
+    finally:
+        exits.threshold, exits.whole = before, False
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_model_that_stands_is_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    job = small.job(tmp_path)
+    before = {k: v.clone() for k, v in job.model.state_dict().items()}
+    if name == "FastBERT":  # from what the model says, not from labels
+        job.train = [{k: v for k, v in one.items() if k != "labels"} | {"labels": 0} for one in job.train]
+    small.after(job, name)
+    after = {k: v for k, v in job.model.state_dict().items() if ".walks." not in k}
+    assert set(after) == set(before) and all(torch.equal(v, before[k]) for k, v in after.items())
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def seen(name: str, tmp_path: Path) -> tuple[Any, Any, Step, list[Tensor]]:
+    """A job whose method has begun, its first stage, a step without dropout, and all exits' logits in it."""
+    job = small.job(tmp_path)
+    stage = next(small.method(name)(job))
+    batch = job.collate(job.train[:8])
+    job.model.eval()
+    exits = exits_of(job.model)
+    exits.whole = True
+    with tracing(job.model) as trace, torch.no_grad():
+        trace.out = job.model(**job.task.given(batch))
+    trace.out = job.task.said(trace.out, batch)
+    step = Step(trace, None, batch, 1.0)
+    stage.loss.eval()
+    return job, stage, step, [z for z, _ in every_exit(exits, step)]
+
+
+def kl(teacher: Tensor, student: Tensor, heat: float = 1.0) -> Tensor:
+    log = (student / heat).log_softmax(-1)
+    return F.kl_div(log, (teacher / heat).softmax(-1), reduction="batchmean") * heat**2
+
+
+def test_one_loss_with_other_numbers_is_each_methods(tmp_path: Path) -> None:
+    """Property 10: DeeBERT w = 1 below the end; PABEE w = i; FastBERT a_iL = 1; RomeBERT 1 - gamma and gamma T^2."""
+
+    def ce(z: Tensor, step: Step) -> Tensor:
+        return F.cross_entropy(z, step.batch["labels"])
+
+    for name in ("DeeBERT", "PABEE", "FastBERT", "RomeBERT", "RightTool", "PCEEBERT"):
+        _, stage, step, z = seen(name, tmp_path / name)
+        own = [ce(one, step) for one in z]
+        expected = {
+            "DeeBERT": lambda own=own: sum(own[:-1]),
+            "PABEE": lambda own=own: sum((i + 1) * one for i, one in enumerate(own)) / 10,
+            "PCEEBERT": lambda own=own: sum((i + 1) * one for i, one in enumerate(own)) / 10,
+            "FastBERT": lambda z=z: sum(kl(z[-1], one) for one in z[:-1]),
+            "RomeBERT": lambda z=z, own=own: (
+                own[-1] + sum(0.1 * a + 0.9 * kl(z[-1], b, 3.0) for a, b in zip(own[:-1], z[:-1], strict=True))
+            ),
+            "RightTool": lambda own=own: sum(own),
+        }[name]()
+        with torch.no_grad():
+            assert torch.allclose(stage.loss(step), torch.as_tensor(expected), atol=1e-5), name
+
+
+def test_branches_learn_without_labels(tmp_path: Path) -> None:
+    _, stage, step, z = seen("FastBERT", tmp_path)
+    step.batch = {k: v for k, v in step.batch.items() if k != "labels"}
+    assert torch.allclose(stage.loss(step), sum(kl(z[-1], one) for one in z[:-1]), atol=1e-5)
+    assert not stage.loss.get_buffer("weights").any()
+
+
+class Plain(Task):
+    """A loss that is a function of some parameters."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, step: Any) -> Tensor:
+        return self.value()
+
+
+@pytest.mark.parametrize("conflict", [True, False])
+def test_what_points_against_the_anchor_is_taken_out(conflict: bool) -> None:
+    torch.manual_seed(1)
+    a, b = torch.randn(2, 7)
+    if (float(a @ b) < 0) != conflict:
+        b = -b
+    p = nn.Parameter(torch.randn(7))
+    loss = Projected(Plain(lambda: a @ p), Plain(lambda: b @ p), [p])(None)
+    assert torch.allclose(loss, (a + b) @ p)
+    loss.backward()
+    expected = b - (a @ b) / (a @ a) * a if conflict else b
+    assert torch.allclose(p.grad, a + expected, atol=1e-6)
+    assert float(a @ (p.grad - a)) >= -1e-5 * float(a.norm() * b.norm())
+
+
+def test_mutual_learning_reaches_the_learner_only(tmp_path: Path) -> None:
+    job, stage, step, _ = seen("LeeBERT", tmp_path)
+    loss, exits = stage.loss, exits_of(job.model)
+    loss.get_buffer("weights").zero_()
+    loss.get_buffer("weights")[0] = 1e-9
+    loss.get_buffer("pulls").zero_()
+    loss.get_buffer("pulls")[0, 2] = 1.0
+    loss(step).backward()
+    grads = [linear.weight.grad for linear in exits.heads.linear]
+    assert float(grads[0].abs().max()) > 0 and (grads[2] is None or not grads[2].any())
+
+
+def test_without_partners_it_is_patience(tmp_path: Path) -> None:
+    _, stage, step, _ = seen("LeeBERT", tmp_path / "a")
+    stage.loss.get_buffer("pulls").zero_()
+    _, other, again, _ = seen("PABEE", tmp_path / "b")
+    with torch.no_grad():  # the exits begin alike
+        assert torch.allclose(stage.loss(step), other.loss(again), atol=1e-6)
+
+
+def test_the_weights_follow_the_outer_gradient(tmp_path: Path) -> None:
+    """The finite difference is <grad of each loss, grad of the outer loss> / |grad of the outer loss|."""
+    job = small.job(tmp_path)
+    method = LeeBERT(patience=1, rate=1.0, cross=0.0)
+    stage = next(method(job))
+    job.model.train()
+    exits, loss = exits_of(job.model), stage.loss
+    assert isinstance(loss, Mutual)
+    level = CrossLevel(job, exits, loss, method)
+    params = [p for p in job.model.parameters() if p.requires_grad]
+    outer = level.gradient(level.batch(1, 1), params)
+    length = torch.stack([g.square().sum() for g in outer]).sum().sqrt()
+    terms = torch.cat([t.flatten() for t in level.terms(level.batch(0, 1))])
+    slopes = []
+    for term in terms:
+        own = torch.autograd.grad(term, params, retain_graph=True, allow_unused=True)
+        slopes.append(sum(float((a * b).sum()) for a, b in zip(own, outer, strict=True) if a is not None))
+    slope = torch.tensor(slopes) / length
+    weights = torch.cat([loss.get_buffer("weights"), loss.get_buffer("pulls").flatten()])
+    expected = weights * (slope - (weights * slope).sum())
+    free = loss.get_buffer("free").clone()
+    values = [p.detach().clone() for p in params]
+    level.move(1)
+    assert torch.allclose(loss.get_buffer("free") - free, expected, atol=5e-3 * float(expected.abs().max()))
+    assert all(torch.allclose(p, v, atol=1e-6) for p, v in zip(params, values, strict=True))
+    assert abs(float(loss.get_buffer("weights").sum()) - 1) < 1e-5
+    assert not loss.get_buffer("pulls").diagonal().any()
+
+
+def test_steps_alternate(tmp_path: Path) -> None:
+    job = small.job(tmp_path)
+    stage = next(small.method("BERxiT")(job))
+    alternating = stage.loss.terms[0].train()
+    lesson = Lesson(job.model.eval(), alternating, None)
+    exits_of(job.model).whole = True
+    alternating.train()
+    batch = job.collate(job.train[:8])
+    values = [float(lesson(**batch)["loss"].detach()) for _ in range(4)]
+    own = float(F.cross_entropy(small.logits(job.model, {k: batch[k] for k in ("input_ids", "attention_mask")}),
+                                batch["labels"]))  # fmt: skip
+    assert values[0] == values[2] == pytest.approx(own, abs=1e-5) and values[1] == values[3] > 2 * own
+
+
+def test_guesses_end_with_the_last_layer(tmp_path: Path) -> None:
+    """The last exit has nothing to guess; a perfect guess costs nothing."""
+    job, stage, step, z = seen("PastFuture", tmp_path)
+    head = exits_of(job.model).heads
+    for guess in head.guess:
+        guess.weight.data.normal_()
+    after = [one for one, _ in every_exit(exits_of(job.model), step)]
+    assert torch.equal(after[-1], z[-1]) and not torch.equal(after[0], z[0])
+    imitation = stage.loss.terms[1]
+    states = step.student.hidden[1:]
+    for layer in range(1, 4):
+        head.guess[layer].weight.data.zero_()
+        later = head.pooler[layer](states[layer][:, 0]).tanh()
+        assert later.shape == (8, 32)
+    step.student.hidden = [step.student.hidden[0], *[states[0]] * 4]
+    for layer in range(1, 4):
+        head.pooler[layer].load_state_dict(head.pooler[0].state_dict())
+        head.guess[layer].weight.data.copy_(torch.eye(32) * 1e-3)
+    target = head.pooler[0](states[0][:, 0]).tanh()
+    with torch.no_grad():
+        assert float(imitation(step)) < 1e-3 + float(1 - F.cosine_similarity((target * 1e-3).tanh(), target, -1).mean())
+
+
+# --- criteria --------------------------------------------------------------------------------------------------------
+
+
+def test_entropy_neither_overflows_nor_is_lost() -> None:
+    z = torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    p = z[2].softmax(-1)
+    expected = torch.tensor([0.0, math.log(3), float(-(p * p.log()).sum())])
+    assert torch.allclose(entropy(z), expected, atol=1e-6)
+
+
+def test_votes_add_up_and_ties_go_to_the_more_probable() -> None:
+    rule, memory = Votes(), dict[str, Tensor]()
+    exits = [torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 5.0, 0.0]]), torch.tensor([[0.0, 0.1, 0.0]])]
+    scores = []
+    for i, z in enumerate(exits):
+        scores.append(float(rule.score(i, z, z, memory)))
+        assert float(memory["votes"].sum()) == i + 1
+        if i == 1:
+            assert int(rule.answer(z, memory).argmax()) == 1, "one vote each, and more probability"
+    assert scores == [1.0, 1.0, 2.0] and int(rule.answer(exits[2], memory).argmax()) == 1
+    assert torch.allclose(rule.answer(z, memory).exp().sum(), torch.tensor(1.0), atol=1e-5)
+
+
+def test_a_temperature_makes_the_likelihood_no_worse() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (400,))
+    z = 6 * (F.one_hot(labels, 3) + torch.randn(400, 3))
+    found = right_tool.heat(z, labels)
+    assert found > 2 and float(F.cross_entropy(z / found, labels)) < float(F.cross_entropy(z, labels))
+    assert torch.equal((z / found).argmax(-1), z.argmax(-1))
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.2])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_guarantee_holds(epsilon: float, conditional: bool) -> None:
+    """1,000 draws of exchangeable scores: the answer is the last exit's in a share of at least 1 - epsilon."""
+    chance = np.random.default_rng(0)
+    agreed = []
+    for _ in range(1000):
+        both = []
+        for n in (60, 40):  # to calibrate, to test
+            right = chance.random((4, n)) < np.array([0.6, 0.7, 0.85, 1.0])[:, None]
+            scores = np.clip(0.5 + 0.25 * right + 0.2 * chance.standard_normal((4, n)), 0, 1)
+            answers = torch.zeros(4, n, 2)
+            answers[..., 1] = torch.from_numpy(np.where(right, 1.0, -1.0))
+            both.append(Record(answers, torch.from_numpy(scores), answers, [], [1, 2, 3, 4]))
+        level = conformal(both[0], epsilon, conditional)
+        certain = both[1].scores > level
+        certain[-1] = True
+        at = certain.int().argmax(0)
+        answer = both[1].answers[at, torch.arange(40)].argmax(-1)
+        agreed.append(float((answer == 1).float().mean()))
+    spread = 3 * np.std(agreed) / len(agreed) ** 0.5
+    assert np.mean(agreed) >= 1 - epsilon - spread
+    if not conditional:
+        assert np.mean(agreed) <= 1 - epsilon / 3, "it is no more careful than it says"
+
+
+def test_a_stricter_guarantee_exits_no_earlier(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = Record(torch.randn(4, 50, 2), torch.rand(4, 50), torch.randn(4, 50, 2), [], [1, 2, 3, 4])
+    levels = [conformal(found, epsilon) for epsilon in (0.5, 0.3, 0.1, 0.0)]
+    assert levels == sorted(levels) and levels[-1] == float("inf")
+
+
+def test_parts_do_not_overlap(tmp_path: Path) -> None:
+    job = small.job(tmp_path)
+    fit, calibrate = (sum(len(batch["input_ids"]) for batch in some) for some in cat.parts(job))
+    assert fit + calibrate == len(job.dev) and fit == 7
