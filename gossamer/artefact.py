@@ -121,7 +121,7 @@ def save(
         write(model, part)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
-        logits = _answer(model, inputs)
+        logits = answer(model, inputs)
         save_file({**{k: v.contiguous() for k, v in inputs.items()}, "logits": logits.contiguous()}, part / PROBE)
         if also is not None:
             also(part)
@@ -131,7 +131,8 @@ def save(
     return folder
 
 
-def _answer(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+@torch.no_grad()
+def answer(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """What the model says of its probe, of a wide vocabulary some columns, evenly spread."""
     out = model(**inputs)
     ends = [out[name] for name in ("start_logits", "end_logits") if name in out]
@@ -177,7 +178,7 @@ def compare(folder: str | Path) -> float:
     """
     kept = load_file(Path(folder) / PROBE)
     expected = kept.pop("logits")
-    found = _answer(load(folder), kept)
+    found = answer(load(folder), kept)
     difference = float((found - expected).abs().max())
     if found.shape != expected.shape or not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise ValueError(f"{folder} answers its probe with a difference of {difference:.2g}, more than {TOLERANCE:g}")

@@ -424,6 +424,45 @@ def engines(
 
 
 @app.command(cls=Spoken)
+def exits(
+    artefact: Annotated[Path, typer.Argument(metavar="ARTEFACT", help="Folder of a model with early exit.")],
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="Labelled texts; default: the kept curve.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="The fastest that loses at most so much.")
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(metavar="X", help="The best that saves so many times the layers.")
+    ] = None,
+    consistent: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Answers as the whole model's, guaranteed; needs --data.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the artefact with that threshold.")] = None,
+    as_json: Json = False,
+    text: Text = "",
+    pair: Pair = "",
+    label: Label = "",
+) -> None:
+    """Show what each threshold of early exit costs and saves; choose one, for good with --out.
+
+    One pass of the whole model gives the curve.  A threshold is also given when the artefact is loaded:
+    gossamer.load(folder, threshold=...).
+    """
+    from gossamer import points
+
+    found, point = points.asked(artefact, data, max_drop, speedup, consistent, text=text, pair=pair, label=label)
+    if out is not None and point is not None:
+        points.settle(artefact, out, point.threshold, found)
+    if as_json:
+        print_json(found.plain() | {"chosen": None if point is None else vars(point), "out": out and str(out)})
+        return
+    _columns(*found.cells(point))
+    if point is None:
+        print(f"{found.criterion}, {found.texts} texts; choose with --max-drop, --speedup or --consistent")
+    else:
+        print(f"threshold {point.threshold:g}" + (f"; written to {out}" if out is not None else ""))
+
+
+@app.command(cls=Spoken)
 def methods(as_json: Json = False) -> None:
     """List every method: name, paper, rows it covers, fields with defaults and ranges."""
     from gossamer.recipe import describe

@@ -79,6 +79,12 @@ class Job:
         """`count` training examples, evenly spaced over the data, in batches as the model is called with them."""
         return (self.task.given(batch, labels=False) for batch in self._batches(count, size))
 
+    def asked(self, examples: Sequence[dict[str, Any]], size: int = 32) -> list[dict[str, Tensor]]:
+        """These examples, in their order, in batches as the model is called with them."""
+        batches = (self.collate(examples[at : at + size]) for at in range(0, len(examples), size))
+        found = (self.task.given(batch, labels=False) for batch in batches)
+        return [{k: v.to(self.device) for k, v in batch.items()} for batch in found]
+
     def said(self, count: int, size: int = 32) -> Iterator[tuple[dict[str, Tensor], Said]]:
         """Those batches, and what the model says of each, by its labels too."""
         for batch in self._batches(count, size):

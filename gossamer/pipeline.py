@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from transformers import set_seed
 
-from gossamer import artefact
+from gossamer import artefact, points
 from gossamer import recipe as recipes
 from gossamer.data import Data, read
 from gossamer.environment import halves
 from gossamer.job import Job, Progress
 from gossamer.loss import Task as TaskLoss
 from gossamer.plan import planned
+from gossamer.replay import exits_of
 from gossamer.task import CausalLM, QuestionAnswering, SentenceEmbedding, Task, encode, max_length, of, of_model
 from gossamer.train import Method, Train, drive
 
@@ -314,6 +316,11 @@ def finish(
 
     def rest(part: Path) -> None:
         (part / "recipe.txt").write_text(recipe + "\n")
+        if job.dev and exits_of(job.model) is not None:
+            job.tell("trying all thresholds of the exits", 0.0)
+            labels = np.array([one["labels"] for one in job.dev])
+            found = points.curve(job.model, job.asked(job.dev), labels, job.task)
+            (part / points.CURVE).write_text(json.dumps(found.plain(), indent=1) + "\n")
         job.tell("writing the graph for ONNX Runtime", 0.0)
         graph(job, part)
         job.tell("reading the artefact back in a fresh process", 0.0)

@@ -84,16 +84,22 @@ def replay(exits: Exits, found: Record, threshold: float) -> tuple[Tensor, Tenso
     return torch.tensor(found.places)[at], found.answers[at, torch.arange(len(at))]
 
 
-def conformal(found: Record, epsilon: float, conditional: bool = False) -> float:
+def conformal(found: Record, epsilon: float, conditional: bool = False, rising: bool = True) -> float:
     """The threshold above which an answer is the last exit's with a probability of at least 1 - epsilon (CAT, 4.3).
 
     The (1 - epsilon)-quantile of {m(x)} and infinity, m(x) the highest score among exits that answer x otherwise, -inf
     where none does; marginal over exchangeable texts.  conditional: over texts that have such an exit only, as in the
-    authors' code, which guarantees more, and never exits where there are none.  For criteria by which a higher score is
-    more certain.
+    authors' code, which guarantees more, and never exits where there are none.  rising: certain is above the threshold,
+    not below it.
     """
     other = found.answers.argmax(-1) != found.answers[-1].argmax(-1)  # (exits, n)
-    highest = found.scores.masked_fill(~other, -torch.inf).amax(0)
+    scores = found.scores if rising else -found.scores
+    highest = scores.masked_fill(~other, -torch.inf).amax(0)
     kept = (highest[other.any(0)] if conditional else highest).sort().values
     place = -(-(1 - epsilon) * (len(kept) + 1) // 1)  # rounded up, of len + 1 values from 1 on
-    return float(kept[int(place) - 1]) if 1 <= place <= len(kept) else float("inf")
+    level = float(kept[int(place) - 1]) if 1 <= place <= len(kept) else torch.inf
+    if abs(level) == torch.inf:
+        bound = 1 + float(scores[scores.isfinite()].abs().max())  # beyond all scores: never, or always
+        level = bound if level > 0 else -bound
+    above = float(torch.nextafter(torch.tensor(level), torch.tensor(torch.inf)))  # as scores are: in single precision
+    return above if rising else -above

@@ -28,6 +28,7 @@ def load(
     precision: str = "saved",
     compiled: bool = False,
     device: str = "cpu",
+    threshold: float | None = None,
 ) -> Predictor:
     """An artefact, or a plain classifier's folder, ready to answer.
 
@@ -35,6 +36,8 @@ def load(
     of those that are installed and can run it, as measured once on this machine.  threads: how many the engine may use;
     None: all cores this process may use.  precision: "saved" (as it was saved; what "auto" chooses among), or "bf16"
     (openvino or torch).  compiled: torch only, through torch.compile: slow to start.  device: torch only, as in "cuda".
+    threshold: at which texts leave with an exit's answer, where the model has exits; None: the artefact's own (see
+    `gossamer exits`).
 
     Raises:
         ValueError: unknown engine or precision, something asked of an engine that it does not do, fewer than one
@@ -60,8 +63,8 @@ def load(
     if engine == "torch":
         from gossamer.engines import torch
 
-        return torch.load(folder, threads, precision=precision, compiled=compiled, device=device)
-    return _by_graphs(engine, folder, threads, precision)
+        return torch.load(folder, threads, precision=precision, compiled=compiled, device=device, threshold=threshold)
+    return _by_graphs(engine, folder, threads, precision, threshold)
 
 
 def _check(folder: Path, engine: str, threads: int | None, precision: str) -> None:
@@ -78,13 +81,13 @@ def _check(folder: Path, engine: str, threads: int | None, precision: str) -> No
         raise FileNotFoundError(f"'{folder}' holds no model (no config.json); expected what gossamer compress wrote")
 
 
-def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str) -> Predictor:
+def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str, threshold: float | None) -> Predictor:
     from gossamer.engines import graphs, onnxruntime, openvino
 
     chosen = {"onnxruntime": onnxruntime, "openvino": openvino}[engine]
     if precision not in chosen.PRECISIONS:
         raise ValueError(f"{engine} has no precision '{precision}', expected one of: {', '.join(chosen.PRECISIONS)}")
-    return graphs.load(engine, folder, lambda file: chosen.program(file, threads, precision), alone=threads == 1)
+    return graphs.load(engine, folder, lambda file: chosen.program(file, threads, precision), threads == 1, threshold)
 
 
 def lacks(engine: str) -> str:

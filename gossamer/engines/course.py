@@ -52,7 +52,8 @@ def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any
             segments = layout.segments
         else:
             segments = layout.spread(np.where(left, 1 + layout.owners, 0), 0)
-        batch = {"x": x, "segments": segments, "firsts": layout.firsts} | handed
+        known = {name: batch[name] for name in ("threshold",) if name in batch}
+        batch = {"x": x, "segments": segments, "firsts": layout.firsts} | handed | known
         batch["position_ids"] = layout.spread(layout.within, 0)
     said = stages[-1](batch)
     for at, outputs in enumerate(_apart(said, layout, facts)):

@@ -29,16 +29,17 @@ def carried(folder: Path) -> list[Path]:
     return plain + sorted(folder.glob(STAGES))
 
 
-def load(name: str, folder: Path, opened: Open, alone: bool = False) -> Predictor:
+def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: float | None = None) -> Predictor:
     """The artefact in `folder`, answered for by its graphs.
 
-    name: the engine.  opened: how it opens a graph.  alone: tokenize on one thread.
+    name: the engine.  opened: how it opens a graph.  alone: tokenize on one thread.  threshold: of exits, None for the
+    artefact's own.
 
     Raises:
-        ValueError: the folder's files are damaged, or the engine cannot read a graph.
+        ValueError: the folder's files are damaged, it has no exits, or the engine cannot read a graph.
     """
     check(folder)
-    known = facts(folder)
+    known = facts(folder, threshold)
     read, decode = reader(folder, known, alone=alone), decoder(folder)
     stages = sorted(folder.glob(STAGES))
     if stages:

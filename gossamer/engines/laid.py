@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gossamer.anatomy import head, loop, relative
 from gossamer.engines.course import MEMORY, NEXT
 from gossamer.runtime.attention import Heard, listening
+from gossamer.runtime.exits import Exits
 from gossamer.runtime.passage import Passage
 from gossamer.runtime.walks import Stack, TokenThreshold, stack_of, summary
 from gossamer.task import Task
@@ -95,11 +96,11 @@ def cuts(model: "PreTrainedModel") -> list[Cut]:
 class Stage(nn.Module):
     """A stretch of the model as a function of tensors by name.
 
-    It reads segments and position_ids (R, T), firsts (n,), and from the beginning of the way input_ids and perhaps
-    token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  It answers, at the end of the way, with
-    (n, classes) for a task with one answer a text, else with what the model says of each token (R, T, ...).  Earlier it
-    answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.* (n, ...), as far as there are
-    such.
+    It reads segments and position_ids (R, T), firsts (n,), threshold () where there are exits, and from the beginning
+    of the way input_ids and perhaps token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  At the end
+    of the way it answers with (n, classes) for a task with one answer a text, else with what the model says of each
+    token (R, T, ...).  Earlier it answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.*
+    (n, ...), as far as there are such.
 
     Raises:
         ValueError: the family has positions that cannot be told to it, or a head that reads something else.
@@ -137,10 +138,15 @@ class Stage(nn.Module):
         assert stack is not None
         stretch = Stretch(stack, self.begin, self.end, given, mask)
         self.model.set_submodule(path, stretch)
+        exits = [(walk, walk.threshold) for walk in stack.walking if isinstance(walk, Exits)]
+        for walk, _ in exits:
+            walk.threshold = given["threshold"]  # type: ignore[assignment]  # for whoever runs the stage to choose
         try:
             x = base(**told).last_hidden_state
         finally:
             self.model.set_submodule(path, stack)
+            for walk, before in exits:
+                walk.threshold = before
         return self._answers(x, given, stretch.texts) if self.end is None else stretch.found()
 
     def _answers(self, x: Tensor, given: Given, texts: Watched | None = None) -> Given:

@@ -37,7 +37,7 @@ def program(graph: Path, threads: int | None = None, precision: str = "saved") -
             'copy the artefact again from its source, or load it with engine="torch"'
         ) from error
     inputs = [(one.get_any_name(), one.element_type.to_dtype()) for one in compiled.inputs]
-    outputs = [one.get_any_name() for one in compiled.outputs]
+    outputs = [one.get_names() for one in compiled.outputs]  # what goes out may have been something on the way as well
     own = local()  # a request belongs to one thread at a time
 
     def run(batch: Arrays) -> dict[str, NDArray[Any]]:
@@ -45,7 +45,8 @@ def program(graph: Path, threads: int | None = None, precision: str = "saved") -
             own.request = compiled.create_infer_request()
         given = {name: np.ascontiguousarray(batch[name], dtype) for name, dtype in inputs}
         own.request.infer(given, share_inputs=True)
-        return {name: own.request.get_output_tensor(i).data.copy() for i, name in enumerate(outputs)}
+        said = [own.request.get_output_tensor(i).data.copy() for i in range(len(outputs))]
+        return {name: value for names, value in zip(outputs, said, strict=True) for name in names}
 
     return run
 

@@ -20,7 +20,7 @@ WIDTH = 128  # tokens of a row; attention costs each token as many products as t
 TOKENS = 2048  # of a batch: enough to keep the processor's products large, few enough for its caches
 WORTH = 0.9  # packed, a batch has at most this share of the tokens that it would have sorted and padded
 
-Batch = dict[str, NDArray[np.int64]]
+Batch = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,10 @@ def worth(lengths: Sequence[int], batch_size: int, width: int = WIDTH) -> bool:
 
 
 def fill(layout: Layout, reads: Sequence[Read], facts: Facts) -> Batch:
-    """What a packed graph is given: input_ids, position_ids, segments (R, T), firsts (n,), [token_type_ids]."""
+    """What a packed graph is given: input_ids, position_ids, segments (R, T), firsts (n,).
+
+    And where there are such: token_type_ids (R, T), threshold ().
+    """
     mine = [reads[i] for i in layout.texts]
     batch = {
         "input_ids": layout.spread(np.concatenate([np.array(one.ids, np.int64) for one in mine]), facts.pad_id),
@@ -142,4 +145,6 @@ def fill(layout: Layout, reads: Sequence[Read], facts: Facts) -> Batch:
     }
     if facts.typed:
         batch["token_type_ids"] = layout.spread(np.concatenate([np.array(one.types, np.int64) for one in mine]), 0)
+    if facts.threshold is not None:
+        batch["threshold"] = np.array(facts.threshold, np.float32)
     return batch

@@ -87,13 +87,14 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
             with forwards(model, SPELLED), quietly():
                 made.append(_export(stage, batch, said))
             handed = {k.removeprefix(NEXT): v for k, v in said.items() if k.startswith(NEXT)}
-            batch = handed | {k: batch[k] for k in ("segments", "position_ids", "firsts")}
+            batch = handed | {k: batch[k] for k in ("segments", "position_ids", "firsts", "threshold") if k in batch}
     return made
 
 
 def _export(stage: Any, batch: dict[str, "Tensor"], said: dict[str, "Tensor"]) -> "ir.Model":
     laid = ("input_ids", "token_type_ids", "position_ids", "segments", "x")
-    shapes = {name: {0: "rows", 1: "width"} if name in laid else {0: "texts"} for name in batch}
+    shapes: dict[str, Any] = {name: {0: "rows", 1: "width"} if name in laid else {0: "texts"} for name in batch}
+    shapes |= {name: None for name, value in batch.items() if not value.dim()}
     return by_torch(stage, {"given": batch}, {"given": shapes}, list(said), list(batch))
 
 

@@ -27,6 +27,7 @@ class Facts:
 
     typed: does it tell first and second texts apart (token_type_ids)?  mask_id: the token that hides a word.
     vocabulary: how wide the answers of a language model are.  first_position: what the first position is called.
+    threshold: at which texts leave with an exit's answer, None where there is none.
     """
 
     task: task.Task
@@ -37,6 +38,7 @@ class Facts:
     mask_id: int | None = None
     first_position: int = 0
     vocabulary: int = 0
+    threshold: float | None = None
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -60,11 +62,12 @@ def contents(file: Path) -> dict[str, Any]:
     return found
 
 
-def facts(folder: Path) -> Facts:
-    """What config.json and tokenizer_config.json of a folder say.
+def facts(folder: Path, threshold: float | None = None) -> Facts:
+    """What config.json and tokenizer_config.json of a folder say.  threshold: of its exits, in place of their own.
 
     Raises:
-        ValueError: they are damaged, or the model gives several labels to a text.
+        ValueError: they are damaged, the model gives several labels to a text, or a threshold is for exits that it has
+            not.
     """
     config, told = contents(folder / "config.json"), contents(folder / "tokenizer_config.json")
     config |= {"model_type": config.get("base_model_type", config.get("model_type"))}
@@ -84,7 +87,18 @@ def facts(folder: Path) -> Facts:
         mask_id=_token(folder, told, "mask_token") if hides else None,
         first_position=_first_position(config),
         vocabulary=int(config.get("vocab_size") or 0) if posed.wide else 0,
+        threshold=_threshold(folder, config.get("gossamer"), threshold),
     )
+
+
+def _threshold(folder: Path, changes: Any, wanted: float | None) -> float | None:
+    """That of the exits, if the model has some; the one that is wanted, if any is."""
+    told = changes.values() if isinstance(changes, dict) else ()
+    walks = (walk for one in told if isinstance(one, dict) for walk in one.get("walks", ()))
+    own = next((float(walk["threshold"]) for walk in walks if walk.get("is") == "Exits"), None)
+    if own is None and wanted is not None:
+        raise ValueError(f"threshold={wanted:g} is for exits, and '{folder}' has none; leave it out")
+    return own if wanted is None else float(wanted)
 
 
 def _first_position(config: dict[str, Any]) -> int:

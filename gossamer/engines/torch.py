@@ -15,6 +15,7 @@ from torch import nn
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
 from gossamer.environment import BFLOAT16, halves, hardware
+from gossamer.runtime.exits import Exits
 from gossamer.runtime.modules import processor_multiplies_bytes
 from gossamer.runtime.walks import stack_of
 from gossamer.task import Read, Task
@@ -31,12 +32,13 @@ def load(
     precision: str = "saved",
     compiled: bool = False,
     device: str = "cpu",
+    threshold: float | None = None,
 ) -> Predictor:
     """The artefact in `folder`, answered for by its torch model; answers are float32 whatever the precision.
 
     precision: "saved", or "bf16": products in bfloat16, what is summed and normalized in float32 (torch.autocast).
     compiled: through torch.compile, for batches of any shape; the first texts wait for the compiler.  device: as torch
-    names it.
+    names it.  threshold: of exits, None for the artefact's own.
 
     Raises:
         ValueError: the folder's files are damaged, there is no such device, it has no such precision, or the model is
@@ -47,7 +49,10 @@ def load(
     place = _place(device)
     halved = _halved(precision, place)
     model: Any = artefact.load(folder).eval()
-    known = facts(folder)
+    known = facts(folder, threshold)
+    for walk in model.modules():
+        if isinstance(walk, Exits) and known.threshold is not None:
+            walk.threshold = known.threshold
     if compiled:
         _compile(model, known.task)
     _fuse(model)

@@ -180,8 +180,8 @@ class Criterion(nn.Module):
         """What it leaves with; (b, labels)."""
         return logits
 
-    def earliest(self, threshold: float) -> int:
-        """The first exit (0-based) at which anybody can leave."""
+    def earliest(self) -> int:
+        """The first exit (0-based) at which anybody can leave, whatever the threshold."""
         return 0
 
 
@@ -246,9 +246,9 @@ class Agreement(Criterion):
         memory["last"] = guess
         return memory["agreed"]
 
-    def earliest(self, threshold: float) -> int:
+    def earliest(self) -> int:
         """The first exit repeats nothing."""
-        return max(0, math.ceil(threshold))
+        return 1
 
 
 class Calm(Criterion):
@@ -275,7 +275,7 @@ class Calm(Criterion):
         """The current exit's, or the mean."""
         return memory["probs"].mean(1).log().to(logits.dtype) if self.mean else logits
 
-    def earliest(self, threshold: float) -> int:
+    def earliest(self) -> int:
         """There must have been so many."""
         return self.patience - 1
 
@@ -305,10 +305,6 @@ class Votes(Criterion):
         """As logits: votes, and the mean probability to tell equals apart."""
         total = memory["votes"].sum(-1, keepdim=True)
         return (memory["votes"] + memory["sums"] / (total + 1)).log().log_softmax(-1).to(logits.dtype)
-
-    def earliest(self, threshold: float) -> int:
-        """So many must have voted."""
-        return max(0, math.ceil(threshold) - 1) if not self.power else 0
 
 
 class Learned(Criterion):
@@ -347,8 +343,9 @@ class Consistent(Criterion):
         guess = best.indices[:, 0]
         past = memory.get("probs")  # (b, exits so far, labels), the latest first
         memory["probs"] = probs[:, None] if past is None else torch.cat([probs[:, None], past], 1)
-        history = probs.new_zeros(len(probs), 0) if past is None else past.gather(
-            2, guess[:, None, None].expand(-1, past.shape[1], 1)).squeeze(2)  # fmt: skip
+        history = probs[:, :0]
+        if past is not None:
+            history = past.gather(2, guess[:, None, None].expand(-1, past.shape[1], 1)).squeeze(2)
         return torch.cat(
             [
                 F.one_hot(guess, self.labels).float(),
@@ -469,5 +466,4 @@ class Exits(Walk):
 
     def stops(self, step: int) -> bool:
         """After those of the places where somebody can leave."""
-        first = self.rule.earliest(self.threshold)
-        return step + 1 in self.places[first:] and step < self.depth - 1
+        return step + 1 in self.places[self.rule.earliest() :] and step < self.depth - 1

@@ -124,7 +124,7 @@ IDLE: dict[str, tuple[Callable[[Job], None], str]] = {
     "Share": (layers(1), r"nothing would be shared; type Share\("),
     "TernaryBERT": (settled, "finds nothing to do; leave it out"),
     "Theseus": (layers(1), r"expected a proper divisor of 1 .*; type Theseus\("),
-    "Voting": (layers(2), r"no example could stop before the end; type Voting\("),
+    "Voting": (done_before("Voting"), "use it once"),
     "TinyBERT": (a_teacher_as_small, r"nothing would be smaller; type TinyBERT\("),
 }
 

@@ -48,17 +48,13 @@ class CAT:
         if not job.dry:
             fit, calibrate = parts(job)
             learn(found, record(job.model, fit), self.meta_steps)
-            certain = conformal(record(job.model, calibrate), self.epsilon, self.conditional)
-            found.threshold = min(max(certain, -1.0), 2.0)  # beyond all probabilities: always, never
+            found.threshold = conformal(record(job.model, calibrate), self.epsilon, self.conditional)
 
 
 def parts(job: Job) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
     """Batches of development texts: two of five, and the others."""
-    chosen = [[e for i, e in enumerate(job.dev) if (i % 5 < 2) == first] for first in (True, False)]
-    return tuple(  # type: ignore[return-value]
-        [job.task.given(job.collate(some[at : at + 32]), labels=False) for at in range(0, len(some), 32)]
-        for some in chosen
-    )
+    fit, calibrate = ([e for i, e in enumerate(job.dev) if (i % 5 < 2) == first] for first in (True, False))
+    return job.asked(fit), job.asked(calibrate)
 
 
 @torch.enable_grad()

@@ -64,6 +64,7 @@ class Mutual(EveryExit):
         super().__init__(exits, heat=heat)
         count = len(exits.places) + 1
         self.register_buffer("free", torch.cat([torch.arange(1.0, count + 1).log(), torch.zeros(count * count)]))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.settle()
 
     def settle(self) -> None:
@@ -79,15 +80,15 @@ class CrossLevel:
     """Moves the weights of a Mutual between the steps of the others."""
 
     def __init__(self, job: Job, exits: Exits, loss: Mutual, told: LeeBERT) -> None:
-        self.job, self.exits, self.loss, self.told, self.count = job, exits, loss, told, 0
+        self.job, self.exits, self.loss, self.told = job, exits, loss, told
 
     def __call__(self, moment: Moment) -> None:
         """Every so many steps; nothing at the end of the stage, where there is no optimizer."""
         if moment.optimizer is None:
             return
-        self.count += 1
-        if self.count % self.told.every == 0 and self.told.rate:
-            self.move(self.count // self.told.every)
+        turn = self.loss.get_buffer("steps").add_(1)  # it is kept with the loss, should the stage be interrupted
+        if int(turn) % self.told.every == 0 and self.told.rate:
+            self.move(int(turn) // self.told.every)
 
     def move(self, turn: int) -> None:
         """One step of the weights."""

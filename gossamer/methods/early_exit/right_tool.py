@@ -31,7 +31,7 @@ class RightTool:
     serves: ClassVar[str] = "classes"
 
     threshold: Annotated[float, Between(0.0, 1.0)] = 0.9
-    places: tuple[int, ...] = ()
+    places: Annotated[tuple[int, ...], Between(1, 96)] = ()
     epochs: Annotated[float, Between(0.1, 100)] = 2.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 3e-5
 
@@ -48,8 +48,7 @@ class RightTool:
         loss = EveryExit(found, [1.0] * (len(places) + 1))
         yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")
         if not job.dry:
-            said = record(job.model, (job.task.given(job.collate(job.dev[at : at + 32]), labels=False)
-                                      for at in range(0, len(job.dev), 32)))  # fmt: skip
+            said = record(job.model, job.asked(job.dev))
             labels = torch.tensor([one["labels"] for one in job.dev])
             found.rule.get_buffer("heat").copy_(torch.tensor([heat(z, labels) for z in said.logits[: len(places)]]))
 

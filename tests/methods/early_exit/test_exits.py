@@ -128,7 +128,7 @@ def test_never_is_the_whole_model_and_at_once_the_first_exit(made: Any) -> None:
                 exits.whole = True
                 assert torch.allclose(small.logits(made.model), found.answers[-1], atol=1e-5)
         exits.whole = False
-        first = exits.rule.earliest(always)
+        first = exits.rule.earliest()
         exits.threshold = always
         layers, _ = replay(exits, found, always)
         assert layers.unique().tolist() == [exits.places[first]]
@@ -376,7 +376,10 @@ def test_a_stricter_guarantee_exits_no_earlier(tmp_path: Path) -> None:
     torch.manual_seed(0)
     found = Record(torch.randn(4, 50, 2), torch.rand(4, 50), torch.randn(4, 50, 2), [], [1, 2, 3, 4])
     levels = [conformal(found, epsilon) for epsilon in (0.5, 0.3, 0.1, 0.0)]
-    assert levels == sorted(levels) and levels[-1] == float("inf")
+    assert levels == sorted(levels) and levels[-1] > float(found.scores.max())
+    found.scores = 1 - found.scores
+    falling = [conformal(found, epsilon, rising=False) for epsilon in (0.5, 0.3, 0.1, 0.0)]
+    assert falling[:3] == pytest.approx([1 - level for level in levels[:3]], abs=1e-6)
 
 
 def test_parts_do_not_overlap(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Operating points: one pass tells what every threshold does; a chosen one goes with the artefact, or with the call."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from gossamer import artefact, engines, points
+from gossamer.cli import app
+from gossamer.engines import export
+from gossamer.replay import exits_of, record
+from gossamer.runtime.manifest import check
+from gossamer.task import Classification
+from tests import small, texts
+
+WORDS = [" ".join(f"w{(7 * i + j * j) % 80}" for j in range(2 + 3 * i % 11)) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An artefact of DeeBERT with its graphs, texts whose labels the model mostly knows, and the model."""
+    folder = tmp_path_factory.mktemp("points")
+    job = small.after(small.job(folder / "job", layers=3), "DeeBERT")
+    torch.manual_seed(0)
+    exits = exits_of(job.model)
+    for module in exits.heads.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(std=1.5 / module.in_features**0.5)
+    tokenizer = texts.tokenizer()
+    batch = tokenizer(WORDS, padding=True, return_tensors="pt")
+    given = {k: batch[k] for k in ("input_ids", "attention_mask")}
+    said = record(job.model, [given])
+    exits.threshold = float(said.scores[0].median())
+    labels = said.logits[-1].argmax(-1).numpy().copy()
+    labels[::5] = 1 - labels[::5]
+    place = artefact.save(
+        job.model, folder / "a", tokenizer=tokenizer, verify=False,
+        also=lambda part: export.write(job.model, tokenizer, part),
+    )  # fmt: skip
+    file = folder / "data.jsonl"
+    rows = ({"text": t, "label": small.LABELS[y]} for t, y in zip(WORDS, labels.tolist(), strict=True))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SimpleNamespace(model=job.model, folder=place, labels=labels, given=given, data=file)
+
+
+def curve(made: Any) -> points.Curve:
+    return points.curve(made.model, [made.given], made.labels, Classification(small.LABELS))
+
+
+def test_the_curve_reaches_from_the_first_exit_to_the_whole_model(made: Any) -> None:
+    found = curve(made)
+    layers = [one.layers for one in found.points]
+    assert layers == sorted(layers) and layers[0] == 1.0 and layers[-1] == 3.0 and len(layers) > 5
+    last = found.points[-1]
+    assert last.drop == 0 and last.consistent == 1 and last.speedup == 1 and last.quality == pytest.approx(0.8)
+    assert found.points[0].speedup == 3 and found.texts == 40 and found.criterion == "Entropy"
+
+
+def test_what_is_asked_is_found(made: Any) -> None:
+    found = curve(made)
+    fast = points.chosen(found, speedup=1.5)
+    assert fast.speedup >= 1.5 and all(one.quality <= fast.quality for one in found.points if one.speedup >= 1.5)
+    safe = points.chosen(found, max_drop=1.0)
+    assert safe.drop <= 1.0 and all(one.drop > 1.0 for one in found.points if one.layers < safe.layers)
+    with pytest.raises(ValueError, match=r"no threshold gives a speed-up of 9; the largest is 3.00 of the layers"):
+        points.chosen(found, speedup=9)
+    with pytest.raises(ValueError, match="expected one of max_drop and speedup"):
+        points.chosen(found)
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+def test_a_threshold_is_given_with_the_call(made: Any, engine: str) -> None:
+    whole = record(made.model, [made.given]).logits
+    for threshold, wanted in ((-1.0, whole[-1]), (10.0, whole[0])):
+        said = engines.load(made.folder, engine, threshold=threshold).logits(WORDS)
+        assert np.abs(said - wanted.numpy()).max() < 1e-4
+    own = engines.load(made.folder, engine).logits(WORDS)
+    assert np.abs(own - whole[0].numpy()).max() > 0.01 < np.abs(own - whole[-1].numpy()).max()
+
+
+def test_a_threshold_without_exits_is_refused(tmp_path: Path) -> None:
+    texts.folder(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"threshold=0.5 is for exits, and '.*plain' has none; leave it out"):
+        engines.load(tmp_path / "plain", "torch", threshold=0.5)
+
+
+def test_the_command_shows_chooses_and_writes(made: Any, tmp_path: Path) -> None:
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["exits", str(made.folder), *words])
+
+    shown = run("--data", str(made.data))
+    assert shown.exit_code == 0 and "fewer layers" in shown.stdout and "choose with" in shown.stdout
+    done = run("--data", str(made.data), "--speedup", "1.5", "--out", str(tmp_path / "fast"), "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    threshold = told["chosen"]["threshold"]
+    assert told["chosen"]["speedup"] >= 1.5 and told["out"] == str(tmp_path / "fast")
+    check(tmp_path / "fast")
+    assert artefact.compare(tmp_path / "fast") < 1e-6
+    assert exits_of(artefact.load(tmp_path / "fast")).threshold == threshold
+    for engine in engines.ENGINES:
+        wanted = engines.load(made.folder, engine, threshold=threshold).logits(WORDS)
+        assert np.allclose(engines.load(tmp_path / "fast", engine).logits(WORDS), wanted, atol=1e-5)
+    kept = CliRunner().invoke(app, ["exits", str(tmp_path / "fast"), "--max-drop", "100"])
+    assert kept.exit_code == 0 and kept.stdout.strip().splitlines()[-1].startswith("threshold ")
+    again = run("--data", str(made.data), "--speedup", "1.5", "--out", str(tmp_path / "fast"))
+    assert again.exit_code != 0 and "exists and is not empty" in again.output
+    none = run("--speedup", "1.5")
+    assert none.exit_code != 0 and "keeps no curve of its exits" in none.output
+
+
+def test_consistency_is_promised_on_texts_of_its_own(made: Any) -> None:
+    found, point = points.asked(made.folder, made.data, consistent=0.9)
+    assert point is not None and found.texts < 40 and point.consistent is not None
+    with pytest.raises(ValueError, match="a guarantee needs texts that nothing was chosen by"):
+        points.asked(made.folder, consistent=0.9)
+    with pytest.raises(ValueError, match="found consistent 2, expected a share between 0 and 1"):
+        points.asked(made.folder, made.data, consistent=2)
