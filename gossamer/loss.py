@@ -339,6 +339,7 @@ class Projected(Loss):
     """anchor + other, where what in other's gradient points against the anchor's is taken out (RomeBERT, eq. 8).
 
     over: the parameters whose gradients, in a row, are compared: g_b - (<g_a, g_b> / |g_a|^2) g_a if <g_a, g_b> < 0.
+    Where several processes share a step, each projects its own.
     """
 
     def __init__(self, anchor: Loss, other: Loss, over: Sequence[nn.Parameter]) -> None:
