@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gossamer import artefact, pipeline
+from gossamer import artefact, pipeline, recipe
 from gossamer.cli import app
 from gossamer.engines import load
 from gossamer.job import Job
@@ -18,16 +18,16 @@ from gossamer.report import failures, rows, table
 from gossamer.report.card import card
 from gossamer.task import TASKS, of_model
 from gossamer.train import drive
-from tests import small, tiny
+from tests import jobs, small, tiny
 from tests.task.test_every_task import alike, asked
 
 KINDS = [task.kind for task in TASKS]
 QUICK = Schedule(singles=4, pool=8, rounds=2, seconds=2.0)
-BY_TEXT = ("LTP", "PABEE")
+WHY = {"texts": "wants an answer for every token", "classes": "has no classes of texts"}
+BY_TEXT = {n: WHY[method.serves] for n, method in recipe.methods().items() if hasattr(method, "serves")}
 REFUSED = {  # decoders that a method does not serve, and what it says
-    "causal-lm": dict.fromkeys(BY_TEXT, "wants an answer for every token")
-    | {"CoFi": "its norms are not LayerNorms after each addition"},
-    "seq2seq": dict.fromkeys(BY_TEXT, "wants an answer for every token")
+    "causal-lm": BY_TEXT | {"CoFi": "its norms are not LayerNorms after each addition"},
+    "seq2seq": BY_TEXT
     | dict.fromkeys(("Share", "Theseus"), "has two loops")
     | {"TinyBERT": "has an encoder and a decoder, expected one of them"},
 }
@@ -149,7 +149,7 @@ def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_p
     )  # fmt: skip
     method = small.method(name)
     if name in BY_TEXT:
-        with pytest.raises(ValueError, match=rf"{name} lets texts or tokens go before the end, and {kind} wants"):
+        with pytest.raises(ValueError, match=rf"{name} lets texts .*and {kind} {BY_TEXT[name]}"):
             drive(job, method)
         return
     drive(job, method)
@@ -164,6 +164,15 @@ def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_p
     again = load(folder, engine="torch").logits(texts, pairs)
     assert len(again) == len(texts)
     assert all(alike(a, b) for a, b in zip(again, load(folder, engine="torch").logits(texts, pairs), strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, method in recipe.methods().items() if getattr(method, "serves", "") == "classes"]
+)
+def test_how_certain_a_class_is_says_nothing_of_numbers(name, tmp_path):
+    job = jobs.job(tmp_path, classes=0)
+    with pytest.raises(ValueError, match=rf"{name} lets texts go .* text-regression has no classes .* type BERxiT\(\)"):
+        drive(job, small.method(name))
 
 
 @pytest.mark.parametrize("kind", ["causal-lm", "seq2seq"])
