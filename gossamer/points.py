@@ -175,7 +175,7 @@ def asked(
 
 
 def _loaded(folder: Path, data: str | Path, columns: Mapping[str, str]) -> tuple[Any, Any, Any, Task]:
-    """The model, batches of the texts, their labels and the task."""
+    """The model, batches of the texts, their labels and the task: of a file all texts, of a folder those of dev."""
     from transformers import AutoTokenizer
 
     from gossamer.data import read as texts
@@ -187,10 +187,10 @@ def _loaded(folder: Path, data: str | Path, columns: Mapping[str, str]) -> tuple
     found = texts(data, **columns)
     found = found.aligned(tuple(model.config.id2label.values()) if found.labels is not None else None)
     task, tokenizer = of(found), AutoTokenizer.from_pretrained(folder)
-    some = found.dev if found.dev is not None else found.test if found.test is not None else found.train
-    if some is None:
-        raise ValueError(f"{data} has no texts")
-    examples = encode(task, tokenizer, some, max_length(tokenizer, model.config, 128))
+    splits = [split for split in (found.dev, found.test, found.train) if split is not None]
+    longest = max_length(tokenizer, model.config, 128)
+    chosen_ = splits if Path(data).is_file() else splits[:1]
+    examples = [one for split in chosen_ for one in encode(task, tokenizer, split, longest)]
     pad = int(tokenizer.pad_token_id or 0)
     batches = [
         task.given(task.collate(examples[at : at + SIZE], pad), labels=False) for at in range(0, len(examples), SIZE)
