@@ -11,6 +11,7 @@ from torch import nn
 
 from .block import Block, Slice, expand, find, join, shape
 from .families import ACTIVATIONS, FAMILIES, HEADS, POOLS, Attention, Names
+from .runtime.exits import Exits
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +192,8 @@ def stream(model: nn.Module) -> Stream:
         final = (*names.norms, names.final_norm)
         for kind, extra in ((readers, names.readers), (writers, names.writers), (norms, final)):
             kind += [m for m in (find(root, p) for p in extra) if m is not None]
+    for exits in (m for m in model.modules() if isinstance(m, Exits)):
+        readers += exits.heads.readers()
     twin = find(model.get_submodule(_base(model)), names.twins)
     writers += [twin] if twin is not None else []
     readers += [_entry(m) for m in _ends(model)]

@@ -335,6 +335,9 @@ def predict(
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the engine; default: all cores.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted before.")] = False,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Ray cluster; local starts one here.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="X", help="Of early exit (see exits); default: the artefact's own.")
+    ] = None,
     text: Text = "",
     pair: Pair = "",
     force: Force = False,
@@ -353,13 +356,18 @@ def predict(
         from gossamer.sources import absent
 
         raise absent(Path(source))
+    if ray is not None and threshold is not None:
+        raise ValueError(
+            "with --ray the artefact's own threshold holds; write it down first: gossamer exits ... --out DIR"
+        )
     out = outlet(output, resume=resume, force=force)
     before = out.note.get("of", {}).get("engine", "auto") if engine == "auto" else engine
-    model = load(artefact, engine=before, threads=threads)
+    chosen: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
+    model = load(artefact, engine=before, threads=threads, **chosen)
     columns = columns_of(model.task.kind, text, pair, None)[1:3]
     rows = Rows(source, *columns)
     of = {"artefact": origin(Path(artefact)), "engine": model.name, "batch_size": batch_size, "echo": echo}
-    of |= {"text": columns[0], "pair": columns[1]}
+    of |= {"text": columns[0], "pair": columns[1], **chosen}
     typed = source == "-" and sys.stdin.isatty()
     if typed:
         print("reading texts from the terminal, one a line; Ctrl-D ends", file=sys.stderr)

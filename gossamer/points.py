@@ -78,9 +78,9 @@ def levels(exits: Exits, found: Record) -> list[float]:
     if not len(seen):
         return [exits.threshold]
     between = (seen[1:] + seen[:-1]) / 2
-    places = torch.linspace(0, len(between) - 1, min(MOST - 2, len(between))).round().long() if len(between) else []
+    kept = between[torch.linspace(0, len(between) - 1, min(MOST - 2, len(between))).round().long()].tolist()
     margin = float((seen[-1] - seen[0]).abs()) / 100 + 1e-6
-    return [float(seen[0]) - margin, *between[places].tolist(), float(seen[-1]) + margin]
+    return [float(seen[0]) - margin, *kept, float(seen[-1]) + margin]
 
 
 def point(exits: Exits, found: Record, labels: Any, task: Task, threshold: float) -> Point:
@@ -184,7 +184,8 @@ def _loaded(folder: Path, data: str | Path, columns: Mapping[str, str]) -> tuple
     model = artefact.load(folder)
     if exits_of(model) is None:
         raise ValueError(f"'{folder}' has no exits; expected an artefact of a method of early exit")
-    found = texts(data, **columns)
+    told: dict[str, Any] = dict(columns)
+    found = texts(data, need=(), **told)
     found = found.aligned(tuple(model.config.id2label.values()) if found.labels is not None else None)
     task, tokenizer = of(found), AutoTokenizer.from_pretrained(folder)
     splits = [split for split in (found.dev, found.test, found.train) if split is not None]

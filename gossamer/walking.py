@@ -9,6 +9,7 @@ from torch import nn
 
 from gossamer.anatomy import blocks, loop, towers
 from gossamer.anatomy import head as head_of
+from gossamer.anatomy import width as stream_width
 from gossamer.runtime.exits import CRITERIA, HEADS, Exits
 from gossamer.runtime.walks import Stack, Walk, install
 
@@ -107,14 +108,15 @@ def exits(
     Raises:
         ValueError: the model's head does not read the first token, or its loop cannot be owned.
     """
-    steps, width, labels = features(model)
+    steps, _, labels = features(model)
     layers = depth(model)
     where = list(range(1, layers)) if places is None else sorted(places)
-    hidden = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    hidden = stream_width(model)
     known = {"width": hidden, "labels": labels, "count": len(where), "features": steps, "places": where}
-    known |= {"pooled": width, "size": head.get("size") or width}
+    size = head.get("size") or hidden
+    seen = known | {"size": size, "width": size}  # what a criterion reads
     found = Exits(
-        layers, where, _told(HEADS, head, known), _told(CRITERIA, criterion, known), threshold, steps,
+        layers, where, _told(HEADS, head, known), _told(CRITERIA, criterion, seen), threshold, steps,
         head_of(model).answer_path,
     )  # fmt: skip
     for module in found.heads.modules():

@@ -115,6 +115,23 @@ def test_the_command_shows_chooses_and_writes(made: Any, tmp_path: Path) -> None
     assert none.exit_code != 0 and "keeps no curve of its exits" in none.output
 
 
+def test_predict_takes_a_threshold(made: Any, tmp_path: Path) -> None:
+    source, said = tmp_path / "texts.txt", {}
+    source.write_text("".join(f"{text}\n" for text in WORDS))
+    for name, level in (("never", "-1"), ("always", "10")):
+        out = tmp_path / f"{name}.jsonl"
+        done = CliRunner().invoke(
+            app, ["predict", str(made.folder), "--input", str(source), "--output", str(out), "--threshold", level]
+        )
+        assert done.exit_code == 0, done.output
+        said[name] = [json.loads(line)["score"] for line in out.read_text().splitlines()]
+    whole = record(made.model, [made.given]).logits.softmax(-1).amax(-1)
+    assert said["never"] == pytest.approx(whole[-1].tolist(), abs=1e-3)
+    assert said["always"] == pytest.approx(whole[0].tolist(), abs=1e-3)
+    refused = CliRunner().invoke(app, ["predict", str(made.folder), "--ray", "local", "--threshold", "1"])
+    assert refused.exit_code != 0 and "the artefact's own threshold holds" in refused.output
+
+
 def test_consistency_is_promised_on_texts_of_its_own(made: Any) -> None:
     found, point = points.asked(made.folder, made.data, consistent=0.9)
     assert point is not None and found.texts < 40 and point.consistent is not None

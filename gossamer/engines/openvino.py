@@ -43,7 +43,7 @@ def program(graph: Path, threads: int | None = None, precision: str = "saved") -
     def run(batch: Arrays) -> dict[str, NDArray[Any]]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        given = {name: np.ascontiguousarray(batch[name], dtype) for name, dtype in inputs}
+        given = {name: np.asarray(batch[name], dtype, order="C") for name, dtype in inputs}
         own.request.infer(given, share_inputs=True)
         said = [own.request.get_output_tensor(i).data.copy() for i in range(len(outputs))]
         return {name: value for names, value in zip(outputs, said, strict=True) for name in names}

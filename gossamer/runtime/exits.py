@@ -28,6 +28,10 @@ class Head(nn.Module):
         super().__init__()
         self.width, self.labels, self.count = width, labels, count
 
+    def readers(self) -> list[Any]:
+        """The linear layers that read hidden states."""
+        return []
+
     def around(self, i: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """What the first token is to know of the others; x (b, t, d), mask additive or None -> (b, t, ...)."""
         return x
@@ -59,9 +63,13 @@ class OwnPooler(Head):
 
     def __init__(self, width: int, labels: int, count: int, size: int = 0) -> None:
         super().__init__(width, labels, count)
-        self.size = size
-        self.pooler = nn.ModuleList(nn.Linear(width, size or width) for _ in range(count))
-        self.linear = nn.ModuleList(nn.Linear(size or width, labels) for _ in range(count))
+        self.size = size or width
+        self.pooler = nn.ModuleList(nn.Linear(width, self.size) for _ in range(count))
+        self.linear = nn.ModuleList(nn.Linear(self.size, labels) for _ in range(count))
+
+    def readers(self) -> list[Any]:
+        """The poolers."""
+        return list(self.pooler)
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
         """The features are what was pooled."""
@@ -85,6 +93,10 @@ class Branch(Head):
             ("dense", size, size), ("linear", size, labels),
         ):  # fmt: skip
             self.add_module(name, nn.ModuleList(nn.Linear(given, found) for _ in range(count)))
+
+    def readers(self) -> list[Any]:
+        """Those that narrow."""
+        return list(self.get_submodule("narrow").children())
 
     def at(self, name: str, i: int, x: Tensor) -> Tensor:
         """One of the linear layers of exit i."""
@@ -116,6 +128,10 @@ class Mixed(Head):
         self.mix = nn.ParameterList(nn.Parameter(torch.randn(place)) for place in places)
         self.linear = nn.ModuleList(nn.Linear(width, labels) for _ in range(count))
 
+    def readers(self) -> list[Any]:
+        """All of them."""
+        return list(self.linear)
+
     def look(self, i: int, first: Tensor, memory: Memory) -> None:
         """(b, layers so far, d)."""
         past = memory.get("past")
@@ -132,13 +148,20 @@ class PastFuture(Head):
 
     A pooler for each layer; a guess of layer j from layer i is tanh(c_i W_j + b_j), the same W_j for every i.  Each
     vector is projected to logits u and gates v; z_i = 2 g past + 2 (1 - g) future, g = sigmoid(W tanh(mean v) + b).
+    size: of what is pooled, 0: width.
     """
 
-    def __init__(self, width: int, labels: int, count: int) -> None:
+    def __init__(self, width: int, labels: int, count: int, size: int = 0) -> None:
         super().__init__(width, labels, count)
-        self.pooler, self.guess = (nn.ModuleList(nn.Linear(width, width) for _ in range(count)) for _ in range(2))
-        self.project = nn.ModuleList(nn.Linear(width, 2 * labels, bias=False) for _ in range(count))
+        self.size = size or width
+        self.pooler = nn.ModuleList(nn.Linear(width, self.size) for _ in range(count))
+        self.guess = nn.ModuleList(nn.Linear(self.size, self.size) for _ in range(count))
+        self.project = nn.ModuleList(nn.Linear(self.size, 2 * labels, bias=False) for _ in range(count))
         self.gate = nn.Linear(labels, labels)
+
+    def readers(self) -> list[Any]:
+        """The poolers."""
+        return list(self.pooler)
 
     def look(self, i: int, first: Tensor, memory: Memory) -> None:
         """past: (b, layers so far, 2 labels), what was projected of each layer."""
@@ -245,6 +268,10 @@ class Agreement(Criterion):
             memory["agreed"] = torch.where(same, memory["agreed"] + 1, 0)
         memory["last"] = guess
         return memory["agreed"]
+
+    def certain(self, score: Tensor, threshold: Tensor | float) -> Tensor:
+        """One has, at least."""
+        return (score >= threshold) & (score >= 1)
 
     def earliest(self) -> int:
         """The first exit repeats nothing."""
@@ -399,14 +426,23 @@ class Exits(Walk):
     ) -> None:
         super().__init__()
         self.depth, self.places, self.features, self.answer = depth, list(places), list(features), answer
-        self.head, self.criterion, self.threshold = dict(head), dict(criterion), threshold
+        self.criterion, self.threshold = dict(criterion), threshold
         self.heads: Head = HEADS[head["is"]](**{k: v for k, v in head.items() if k != "is"})
+        self._head = dict(head)
         self.rule: Criterion = CRITERIA[criterion["is"]](**{k: v for k, v in criterion.items() if k != "is"})
         self._model: list[nn.Module] = []  # a list, so that the model does not become its own descendant
 
     def bind(self, model: nn.Module) -> None:
         """Remember the model, whose pooler exits may share."""
         self._model = [model]
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What the head is by now: hidden states may have become narrower."""
+        readers = self.heads.readers()
+        now = {"width": readers[0].in_features} if readers else {}
+        sizes = {"size": self.heads.size} if hasattr(self.heads, "size") else {}
+        return self._head | now | sizes
 
     @property
     def drop(self) -> float:

@@ -41,6 +41,7 @@ def ramps(job: Job, criterion: dict[str, object], threshold: float) -> Exits:
     """Exits with poolers of their own, which begin as the model's."""
     found = exits(job.model, {"is": "OwnPooler"}, criterion, threshold)
     own = pooler(job.model)
-    for linear in found.heads.pooler if own is not None else ():  # type: ignore[union-attr]
-        linear.load_state_dict(own.state_dict())  # type: ignore[union-attr]
+    for linear in found.heads.readers() if own is not None else ():
+        if own is not None and linear.weight.shape == own.weight.shape:
+            linear.load_state_dict(own.state_dict())
     return found
