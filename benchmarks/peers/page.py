@@ -36,7 +36,7 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def opening(results: Results) -> str:
     """What was run, on what, and how far to trust it."""
-    one = next(iter(results.get("speed", {}).values()), None)
+    one = max(results.get("speed", {}).values(), key=lambda one: one["texts"]["skewed"]["texts"], default=None)
     if one is None:
         return "# Engines\n\nWritten by `python benchmarks/engines.py`. Speed has not been measured yet."
     machine, texts = one["hardware"], one["texts"]
@@ -69,8 +69,6 @@ def opening(results: Results) -> str:
             "**No VNNI here.** On such a processor the quick int8 kernels of x86 add two products in sixteen bits and "
             "can overflow. gossamer takes exact kernels, which are slower; ONNX Runtime is shown with either."
         )
-    if len(one["rounds"]) < FEWEST or texts["skewed"]["texts"] < SKEWED:
-        points.append("**This was a quick run**, with few rounds or few texts: it shows the page, and proves nothing.")
     told = (
         f"Machine: {machine['cpu']} with {', '.join(machine['instructions']) or 'no special instructions'}; "
         f"{machine['cores']} cores, {one['threads']} threads for everybody, {machine['memory_gib']} GiB. {versions}."
@@ -107,7 +105,11 @@ def speeds(results: Results) -> str:
 
 
 def _shape(one: Mapping[str, Any]) -> str:
-    parts = [f"## {SHAPES[one['shape']]}", _single(one)]
+    parts = [f"## {SHAPES[one['shape']]}"]
+    if len(one["rounds"]) < FEWEST or one["texts"]["skewed"]["texts"] < SKEWED:
+        told = f"{len(one['rounds'])} rounds of {one['texts']['skewed']['texts']} skewed texts and no bulk"
+        parts.append(f"**A quick run**: {told}. It says less than the other figures.")
+    parts.append(_single(one))
     parts += [_batches(one, name) for name in one["loads"] if not name.startswith("single")]
     parts += [_accuracy(one), _limit(one), _rounds(one)]
     if one["absent"]:
