@@ -108,10 +108,10 @@ def exits(
     Raises:
         ValueError: the model's head does not read the first token, or its loop cannot be owned.
     """
-    steps, _, labels = features(model)
+    steps, pooled, labels = features(model)
     layers = depth(model)
     where = list(range(1, layers)) if places is None else sorted(places)
-    hidden = stream_width(model)
+    hidden = pooled if head["is"] == "SharedPooler" else stream_width(model)  # what the exits' own layers read
     known = {"width": hidden, "labels": labels, "count": len(where), "features": steps, "places": where}
     size = head.get("size") or hidden
     seen = known | {"size": size, "width": size}  # what a criterion reads
