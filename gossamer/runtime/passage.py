@@ -27,7 +27,7 @@ class Passage:
 
     x: (b, t, d) hidden states of the rows and tokens still travelling.  rows: (b,) their places in the batch.
     tokens: (b, t) their positions in the text.  valid: (b, t) False on padding and filler.  lengths: (b,) true lengths.
-    memory: what the walks keep per row, (b, ...), or per token, (b, t, ...).  heard: the current layer's attention.
+    memory: what the walks keep per row, (b, ...); marks: per token, (b, t, ...).  heard: the current layer's attention.
     answers: (B, classes) of rows that have finished.
     """
 
@@ -40,6 +40,7 @@ class Passage:
     finished: Tensor
     final: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    marks: dict[str, Tensor] = field(default_factory=dict)
     answers: Tensor | None = None
     answered: Tensor | None = None
     step: int = 0
@@ -111,7 +112,9 @@ class Passage:
         self.x, self.rows, self.tokens, self.valid, self.lengths, self.finished = (
             v.index_select(0, chosen) for v in (self.x, self.rows, self.tokens, self.valid, self.lengths, self.finished)
         )
-        self.memory = {k: v.index_select(0, chosen) for k, v in self.memory.items()}
+        self.memory, self.marks = (
+            {k: v.index_select(0, chosen) for k, v in kept.items()} for kept in (self.memory, self.marks)
+        )
         if len(chosen):
             self.keep_tokens(self.valid)  # columns that are padding for all who are left
 
@@ -140,11 +143,8 @@ class Passage:
         self._carry(gather)
         self.x = self.x.gather(1, order[..., None].expand(*order.shape, self.x.shape[-1]))
         self.tokens, self.valid = self.tokens.gather(1, order), keep.gather(1, order)
-        self.memory = {
-            k: v.take_along_dim(order.view(*order.shape, *[1] * (v.ndim - 2)), 1)
-            if v.ndim > 1 and v.shape[1] == full
-            else v
-            for k, v in self.memory.items()
+        self.marks = {
+            k: v.take_along_dim(order.view(*order.shape, *[1] * (v.ndim - 2)), 1) for k, v in self.marks.items()
         }
         self.hide(~self.valid)
 

@@ -107,7 +107,7 @@ class TokenThreshold(Walk):
 
     def importance(self, passage: Passage, heard: Heard) -> Tensor:
         """(b, t): the attention that each token receives, per head, over `length`."""
-        queries = passage.valid & ~passage.memory.get("dropped", torch.zeros_like(passage.valid))
+        queries = passage.valid & ~passage.marks.get("dropped", torch.zeros_like(passage.valid))
         received = (heard.probs.float().mean(1) * queries[:, :, None]).sum(1)
         return received / (passage.lengths[:, None] if self.length is None else self.length)
 
@@ -120,26 +120,26 @@ class TokenThreshold(Walk):
         importance, cut = self.importance(passage, heard), self.threshold(passage.step)
         if self.soft:
             weight = torch.sigmoid((importance - cut) / self.heat)
-            passage.memory["weight"] = weight.masked_fill(passage.tokens == 0, 1.0)
+            passage.marks["weight"] = weight.masked_fill(passage.tokens == 0, 1.0)
             return
         keep = (importance >= cut.clamp_min(self.floor)) | (passage.tokens == 0)
         if self.gathers and not self.training and not self.whole:
             passage.keep_tokens(keep)
             return
-        dropped = passage.memory.get("dropped", torch.zeros_like(passage.valid))
+        dropped = passage.marks.get("dropped", torch.zeros_like(passage.valid))
         fresh = passage.valid & ~keep & ~dropped
-        held = passage.memory.get("held", passage.x)
-        passage.memory["held"] = torch.where(fresh[..., None], passage.x, held)
-        passage.memory["dropped"] = dropped | fresh
+        held = passage.marks.get("held", passage.x)
+        passage.marks["held"] = torch.where(fresh[..., None], passage.x, held)
+        passage.marks["dropped"] = dropped | fresh
         passage.hide(dropped | fresh)
 
     def depart(self, passage: Passage) -> None:
         """Soft: weigh the layer's output.  Hidden: put the frozen states back."""
-        if (weight := passage.memory.pop("weight", None)) is not None:
+        if (weight := passage.marks.pop("weight", None)) is not None:
             passage.x = passage.x * weight[..., None].to(passage.x.dtype)
             self.weights.append((weight * passage.valid).sum(1) / passage.lengths)
-        elif "held" in passage.memory:
-            passage.x = torch.where(passage.memory["dropped"][..., None], passage.memory["held"], passage.x)
+        elif "held" in passage.marks:
+            passage.x = torch.where(passage.marks["dropped"][..., None], passage.marks["held"], passage.x)
 
 
 class Stack(nn.ModuleList):

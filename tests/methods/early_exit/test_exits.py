@@ -17,6 +17,7 @@ from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
 from gossamer.replay import Record, conformal, exits_of, record, replay
 from gossamer.runtime.exits import Votes, entropy
+from gossamer.runtime.passage import Passage
 from gossamer.trace import tracing
 from gossamer.train import Lesson
 from tests import small
@@ -388,3 +389,18 @@ def test_parts_do_not_overlap(tmp_path: Path) -> None:
     job = small.job(tmp_path)
     fit, calibrate = (sum(len(batch["input_ids"]) for batch in some) for some in cat.parts(job))
     assert fit + calibrate == len(job.dev) and fit == 7
+
+
+def test_what_is_kept_of_a_text_is_not_taken_for_its_tokens() -> None:
+    """As many votes as tokens: tokens leave, votes do not."""
+    valid = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    empty = torch.zeros(2, dtype=torch.int64)
+    passage = Passage(torch.randn(2, 4, 8), {}, torch.arange(2), torch.arange(4).expand(2, 4), valid, valid.sum(1),
+                      empty != 0)  # fmt: skip
+    votes, marks = torch.randn(2, 4), torch.randn(2, 4)
+    passage.memory["votes"], passage.marks["held"] = votes, marks
+    passage.keep_tokens(torch.tensor([[True, False, True, False], [True, True, False, False]]))
+    assert torch.equal(passage.memory["votes"], votes)
+    assert torch.equal(passage.marks["held"], torch.stack([marks[0, [0, 2]], marks[1, [0, 1]]]))
+    passage.keep_rows(torch.tensor([False, True]))
+    assert torch.equal(passage.memory["votes"], votes[1:])

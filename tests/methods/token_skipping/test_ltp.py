@@ -89,7 +89,7 @@ def test_a_cold_soft_mask_is_the_hard_one(tmp_path: Path) -> None:
 
     def note(passage: Passage, heard: Heard | None) -> None:
         original(way, passage, heard)
-        weights.append(passage.memory["weight"].clone())
+        weights.append(passage.marks["weight"].clone())
 
     way.between = note  # type: ignore[method-assign]
     jobs.logits(at.model, batch)
@@ -101,7 +101,7 @@ def test_a_cold_soft_mask_is_the_hard_one(tmp_path: Path) -> None:
 
     def watch(passage: Passage, heard: Heard | None) -> None:
         original(way, passage, heard)
-        kept.append(~passage.memory["dropped"])
+        kept.append(~passage.marks["dropped"])
 
     way.between = watch  # type: ignore[method-assign]
     jobs.logits(at.model, batch)
