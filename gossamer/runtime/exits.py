@@ -177,7 +177,7 @@ class PastFuture(Head):
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
         """The features are the pooled state."""
-        seen, (u, v) = memory["seen"], memory["past"].chunk(2, -1)
+        seen, (u, v) = memory.pop("seen"), memory["past"].chunk(2, -1)  # no later exit asks for it
         future = torch.zeros_like(u[:, 0])
         for j, guess in enumerate(self.guesses(i, seen), i + 1):
             future = future + self.project[j](guess)[:, : self.labels]
@@ -293,7 +293,7 @@ class Calm(Criterion):
     def score(self, i: int, logits: Tensor, features: Tensor, memory: Memory) -> Tensor:
         """The largest of the last exits' entropies, infinite before there were so many."""
         now = (entropy(logits) / math.log(logits.shape[-1]))[:, None]
-        for name, value in (("calm", now), ("probs", logits.float().softmax(-1)[:, None])):
+        for name, value in (("calm", now), *([("probs", logits.float().softmax(-1)[:, None])] if self.mean else [])):
             before = memory.get(name)
             memory[name] = value if before is None else torch.cat([before, value], 1)[:, -self.patience :]
         return memory["calm"].amax(1) if i + 1 >= self.patience else torch.full_like(now[:, 0], torch.inf)

@@ -3,7 +3,7 @@
 After every layer a pooler and a classifier of its own.  The fine-tuned model and its last classifier stay as they are;
 the exits alone learn, all with the same weight (section 3.2).  An example leaves where the entropy of the answer, in
 nats, is under the threshold.  The official code asks an untrained exit after the last layer as well and keeps dropout
-on in the frozen model; neither is done here.
+on in the frozen model; neither is done here.  Its rate is 2e-5; new layers alone learn ten times as fast here.
 """
 
 from collections.abc import Iterator

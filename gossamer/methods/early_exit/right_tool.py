@@ -24,7 +24,7 @@ from gossamer.walking import depth, exits
 
 @dataclass(frozen=True)
 class RightTool:
-    """Calibrated confidence at a few exits.  places: after which layers, (): the first, and each third of the way."""
+    """Calibrated confidence at a few exits.  places: after which layers, (): 1, a third and a half of the way."""
 
     rows: ClassVar[tuple[str, ...]] = ("right_tool",)
     kind: ClassVar[str] = "walk"
