@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gossamer.runtime.exits import Exits, Memory
+from gossamer.runtime.criteria import Memory
+from gossamer.runtime.exits import Exits
 from gossamer.runtime.walks import in_full
 from gossamer.trace import tracing
 

@@ -10,7 +10,9 @@ from torch import nn
 from gossamer.anatomy import blocks, loop, towers
 from gossamer.anatomy import head as head_of
 from gossamer.anatomy import width as stream_width
-from gossamer.runtime.exits import CRITERIA, HEADS, Exits
+from gossamer.runtime.criteria import CRITERIA
+from gossamer.runtime.exits import Exits
+from gossamer.runtime.heads import HEADS
 from gossamer.runtime.walks import Stack, Walk, install
 
 # Families whose layers hand each other more than hidden states, so that their loop cannot be owned from outside.
@@ -91,6 +93,16 @@ def features(model: nn.Module) -> tuple[list[str], int, int]:
             "early exits need a sequence classifier such as AutoModelForSequenceClassification gives"
         )
     return steps, int(answer.in_features), int(answer.out_features)  # type: ignore[arg-type]
+
+
+def able_to_stop(model: nn.Module, owner: str, field: str, found: float, spare: int) -> None:
+    """Raise ValueError, for whoever has this name, unless `spare` layers more than `found` leave something to save."""
+    layers = depth(model)
+    if found > layers - spare:
+        raise ValueError(
+            f"found {layers} layers and {field} {found:g}: no example could stop before the end; "
+            f"type {owner}({field}={max(1, layers - spare)}) or less, on a model of at least {1 + spare} layers"
+        )
 
 
 def exits(

@@ -17,7 +17,8 @@ from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Alternating, EveryExit, Loss, Reads, Step, Task, every_exit
 from gossamer.methods.early_exit.deebert import ramps
-from gossamer.runtime.exits import Exits, Learned
+from gossamer.runtime.criteria import Learned
+from gossamer.runtime.exits import Exits
 from gossamer.train import Train
 
 

@@ -5,12 +5,12 @@ model's.  The threshold is conformal (section 4.3, shared): the 1 - epsilon quan
 certain exit that answers otherwise than the model, -inf where none does.  Then an answer is the whole model's with a
 probability of at least 1 - epsilon, whatever the model, for texts like those it was calibrated on.  In the authors'
 code, and with `conditional`, only texts count that some exit answers otherwise: safer than promised, and slower.  The
-development texts are divided: two fifths teach the meta classifiers, three fifths calibrate.
+development texts are divided: a fifth sets temperatures, two teach the meta classifiers, two calibrate.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from torch.nn import functional as F
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import EveryExit
+from gossamer.methods.early_exit.right_tool import heat
 from gossamer.replay import Record, conformal, record
-from gossamer.runtime.exits import Consistent, Exits
+from gossamer.runtime.criteria import Consistent
+from gossamer.runtime.exits import Exits
 from gossamer.train import Train
 from gossamer.walking import exits
 
@@ -42,19 +44,23 @@ class CAT:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Heads, then who is to be believed, then from when on."""
+        if len(job.dev) < 5:
+            raise ValueError(f"found {len(job.dev)} development texts, CAT needs 5 at least; give data with a dev file")
         found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0)
         weights = [*[1.0 / len(found.places)] * len(found.places), 0.0]
         yield Train(EveryExit(found, weights), epochs=self.epochs, extra_lr=self.lr, only=[found], name="heads")
         if not job.dry:
-            fit, calibrate = parts(job)
+            warm, fit, calibrate = (job.asked(part) for part in parts(job))
+            labels = torch.tensor([e["labels"] for e in parts(job)[0]])
+            heats = [heat(z, labels) for z in record(job.model, warm).logits[:-1]]
+            found.rule.get_buffer("heat").copy_(torch.tensor(heats))
             learn(found, record(job.model, fit), self.meta_steps)
             found.threshold = conformal(record(job.model, calibrate), self.epsilon, self.conditional)
 
 
-def parts(job: Job) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-    """Batches of development texts: two of five, and the others."""
-    fit, calibrate = ([e for i, e in enumerate(job.dev) if (i % 5 < 2) == first] for first in (True, False))
-    return job.asked(fit), job.asked(calibrate)
+def parts(job: Job) -> list[list[dict[str, Any]]]:
+    """The development texts in three: of five one, two and two."""
+    return [[e for i, e in enumerate(job.dev) if i % 5 in places] for places in ((0,), (1, 2), (3, 4))]
 
 
 @torch.enable_grad()

@@ -21,7 +21,7 @@ from gossamer.runtime.exits import Exits
 from gossamer.runtime.walks import in_full
 from gossamer.trace import tracing
 from gossamer.train import Moment, Train
-from gossamer.walking import depth, exits
+from gossamer.walking import able_to_stop, exits
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,7 @@ class LeeBERT:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Exits, their losses, and how much each counts."""
-        layers = depth(job.model)
-        if layers <= self.patience + 1:
-            raise ValueError(
-                f"found {layers} layers and patience {self.patience}: no example could stop before the end; "
-                f"type LeeBERT(patience={max(1, layers - 2)}) or less, on a model of at least 3 layers"
-            )
+        able_to_stop(job.model, "LeeBERT", "patience", self.patience, 2)
         found = exits(
             job.model, {"is": "SharedPooler"}, {"is": "Agreement", "tolerance": self.tolerance}, float(self.patience)
         )

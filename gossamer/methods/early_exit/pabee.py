@@ -14,7 +14,7 @@ from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import EveryExit
 from gossamer.train import Train
-from gossamer.walking import depth, exits
+from gossamer.walking import able_to_stop, exits
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,7 @@ class PABEE:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Install the exits and train them together with the model."""
-        layers = depth(job.model)
-        if layers <= self.patience + 1:
-            raise ValueError(
-                f"found {layers} layers and patience {self.patience}: no example could stop before the end; "
-                f"type PABEE(patience={max(1, layers - 2)}) or less, on a model of at least 3 layers"
-            )
+        able_to_stop(job.model, "PABEE", "patience", self.patience, 2)
         criterion = {"is": "Agreement", "tolerance": self.tolerance}
         found = exits(job.model, {"is": "SharedPooler"}, criterion, float(self.patience))
         loss = EveryExit(found, mean=True)

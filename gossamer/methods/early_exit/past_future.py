@@ -18,7 +18,7 @@ from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import EveryExit, Loss, Reads, Step
 from gossamer.runtime.exits import Exits
-from gossamer.runtime.exits import PastFuture as Head
+from gossamer.runtime.heads import PastFuture as Head
 from gossamer.train import Train
 from gossamer.walking import depth, exits
 

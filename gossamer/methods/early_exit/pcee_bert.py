@@ -12,7 +12,7 @@ from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import EveryExit
 from gossamer.train import Train
-from gossamer.walking import depth, exits
+from gossamer.walking import able_to_stop, exits
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,7 @@ class PCEEBERT:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """As PABEE."""
-        layers = depth(job.model)
-        if layers <= self.patience:
-            raise ValueError(
-                f"found {layers} layers and patience {self.patience}: no example could stop before the end; "
-                f"type PCEEBERT(patience={max(1, layers - 1)}) or less"
-            )
+        able_to_stop(job.model, "PCEEBERT", "patience", self.patience, 1)
         criterion = {"is": "Calm", "patience": self.patience, "mean": self.mean}
         found = exits(job.model, {"is": "SharedPooler"}, criterion, self.threshold)
         loss = EveryExit(found, mean=True)

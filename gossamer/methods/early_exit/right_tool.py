@@ -37,6 +37,8 @@ class RightTool:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Train all together, then calibrate."""
+        if not job.dev:
+            raise ValueError("found no development texts, by which RightTool calibrates; give data with a dev file")
         layers = depth(job.model)
         places = list(self.places) or sorted({1, max(1, layers // 3), max(1, layers // 2)} - {layers})
         if not places or min(places) < 1 or max(places) >= layers:

@@ -18,7 +18,7 @@ from gossamer.job import Job
 from gossamer.loss import EveryExit, Loss, Reads, Step, every_exit
 from gossamer.runtime.exits import Exits
 from gossamer.train import Train
-from gossamer.walking import depth, exits
+from gossamer.walking import able_to_stop, depth, exits
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,8 @@ class Voting:
     def __call__(self, job: Job) -> Iterator[Train]:
         """One stage."""
         layers = depth(job.model)
-        if not self.power and self.votes >= layers:
-            raise ValueError(
-                f"found {layers} layers and {self.votes:g} votes: no example could stop before the end; "
-                f"type Voting(votes={max(1, layers - 2)}) or less"
-            )
+        if not self.power:
+            able_to_stop(job.model, "Voting", "votes", self.votes, 1)
         found = exits(job.model, {"is": "SharedPooler"}, {"is": "Votes", "power": self.power}, self.votes)
         loss: Loss = EveryExit(found, [1.0] * layers)
         if self.price:

@@ -16,7 +16,7 @@ from gossamer.measure.layers import watching
 from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
 from gossamer.replay import Record, conformal, exits_of, record, replay
-from gossamer.runtime.exits import Votes, entropy
+from gossamer.runtime.criteria import Votes, entropy
 from gossamer.runtime.passage import Passage
 from gossamer.trace import tracing
 from gossamer.train import Lesson
@@ -387,8 +387,18 @@ def test_a_stricter_guarantee_exits_no_earlier(tmp_path: Path) -> None:
 
 def test_parts_do_not_overlap(tmp_path: Path) -> None:
     job = small.job(tmp_path)
-    fit, calibrate = (sum(len(batch["input_ids"]) for batch in some) for some in cat.parts(job))
-    assert fit + calibrate == len(job.dev) and fit == 7
+    found = cat.parts(job)
+    assert sorted(e["index"] for part in found for e in part) == [e["index"] for e in job.dev]
+    assert [len(part) for part in found] == [4, 6, 6]
+
+
+@pytest.mark.parametrize("name", ["CAT", "RightTool"])
+def test_who_calibrates_asks_for_texts_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    job = small.job(tmp_path)
+    job.dev = []
+    with pytest.raises(ValueError, match=r"found (0|no) development texts.*give data with a dev file"):
+        next(small.method(name)(job))
+    assert exits_of(job.model) is None
 
 
 def test_what_is_kept_of_a_text_is_not_taken_for_its_tokens() -> None:
