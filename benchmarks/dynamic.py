@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from spine import job_for, slug
+from spine import job_for, slug, teacher
 
-from gossamer import artefact, points, recipe
+from gossamer import points, recipe
 from gossamer.data import read
 from gossamer.environment import hardware, versions
 from gossamer.measure import curves
-from gossamer.pipeline import FineTune, opened
+from gossamer.pipeline import opened
 from gossamer.replay import exits_of, record
 from gossamer.task import encode, max_length
 from gossamer.train import drive
@@ -51,18 +51,6 @@ RECIPES = {
 }
 BASELINE = "PABEE"  # whose exits, each as the end of a model, are the multi-exit baseline of the ELUE score
 SPEEDUPS = (1.2, 1.5, 2.0)
-EPOCHS = 1.25
-
-
-def teacher(name: str, folder: Path, seed: int) -> Path:
-    """The fine-tuned model of a seed."""
-    data, place = read(name), folder / f"teacher-{seed}"
-    if not place.exists():
-        model, tokenizer, _ = opened("minilm", data)
-        job = job_for(model, tokenizer, data, folder / "work" / f"teacher-{seed}", seed, 0)
-        drive(job, FineTune(epochs=EPOCHS))
-        artefact.plain_copy(job.model, tokenizer, place)
-    return place
 
 
 def run(name: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
@@ -72,7 +60,7 @@ def run(name: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     if note.is_file():
         return note.name
     data = read(name)
-    model, tokenizer, _ = opened(str(teacher(name, folder, seed)), data)
+    model, tokenizer, _ = opened(str(teacher(data, folder, seed)), data)
     job = job_for(model, tokenizer, data, folder / "work" / f"{slug(method)}-{seed}-{steps}", seed, steps)
     job.teacher = deepcopy(model).requires_grad_(False)
     job.model.requires_grad_(True)
@@ -109,7 +97,7 @@ def work(name: str, folder: Path, seeds: int, steps: int, methods: Sequence[str]
     jobs = [(method, seed) for seed in range(seeds) for method in methods]
     count = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        list(pool.map(partial(teacher, name, folder), range(seeds)))
+        list(pool.map(partial(teacher, read(name), folder), range(seeds)))
         for note in pool.map(partial(run, name, folder, steps), jobs):
             print("done", note, flush=True)
 

@@ -458,7 +458,9 @@ def exits(
     from gossamer import points
 
     found, point = points.asked(artefact, data, max_drop, speedup, consistent, text=text, pair=pair, label=label)
-    if out is not None and point is not None:
+    if out is not None:
+        if point is None:
+            raise ValueError("--out writes a threshold that was chosen; add --max-drop, --speedup or --consistent")
         points.settle(artefact, out, point.threshold, found)
     if as_json:
         print_json(found.plain() | {"chosen": None if point is None else vars(point), "out": out and str(out)})

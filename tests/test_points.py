@@ -111,6 +111,8 @@ def test_the_command_shows_chooses_and_writes(made: Any, tmp_path: Path) -> None
     assert kept.exit_code == 0 and kept.stdout.strip().splitlines()[-1].startswith("threshold ")
     again = run("--data", str(made.data), "--speedup", "1.5", "--out", str(tmp_path / "fast"))
     assert again.exit_code != 0 and "exists and is not empty" in again.output
+    nothing = run("--data", str(made.data), "--out", str(tmp_path / "other"))
+    assert nothing.exit_code != 0 and "add --max-drop" in nothing.output and not (tmp_path / "other").exists()
     none = run("--speedup", "1.5")
     assert none.exit_code != 0 and "keeps no curve of its exits" in none.output
 
