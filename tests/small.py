@@ -34,8 +34,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "RomeBERT": {"threshold": 0.7, "lr": 1e-3},
     "Voting": {"votes": 1.0},
     "LTP": {"threshold": 0.3},
+    "LAT": {"keep": 0.6, "rounds": 1, "children": 2, "texts": 8},
     "PABEE": {"patience": 1},
+    "PoWERBERT": {"search_lr": 0.3, "price": 0.1, "bins": 4},
     "Share": {"groups": 1},
+    "TRBERT": {"choices": 3, "alpha": 5.0, "policy_lr": 0.5},
+    "Transkimmer": {"price": 10.0, "skim_lr": 1.0},
     "TinyBERT": {"layers": 3, "hidden": 16},
 }
 STEPS = {"CoFi": 30}  # fewer close no gate

@@ -31,7 +31,10 @@ Given = dict[str, Tensor]
 
 
 class Cut(NamedTuple):
-    """A place on the way: after so many layers, and then after the attention of the next if `half`."""
+    """A place on the way: after so many layers, and then after the attention of the next if `half`.
+
+    Whoever is asked before the next layer has been asked before the cut.
+    """
 
     step: int
     half: bool
@@ -52,6 +55,12 @@ class Watched(Passage):
         """The mask."""
         return self.mask
 
+    @property
+    def peers(self) -> Tensor:
+        """By the mask, (R, T, T)."""
+        assert self.mask is not None
+        return self.mask[:, 0] > -1
+
     def firsts(self, x: Tensor) -> Tensor:
         """(R, T, ...) -> (n, ...)."""
         assert self.places is not None, "it is asked for tokens, not for texts"
@@ -63,6 +72,10 @@ class Watched(Passage):
         before = torch.zeros_like(logits) if self.answers is None else self.answers
         self.answers = torch.where(who[:, None], logits, before)
         self.finished = self.finished | who
+
+    def drop(self, keep: Tensor, leave: bool) -> None:
+        """Note which tokens stay; (R, T)."""
+        self.keep_tokens(keep)
 
     def keep_tokens(self, keep: Tensor) -> None:
         """Note which tokens stay; (R, T)."""
@@ -88,6 +101,7 @@ def cuts(model: "PreTrainedModel") -> list[Cut]:
         raise ValueError(f"the layers of {model.config.model_type} have no place between attention and feed-forward")
     found = list[Cut]()
     for step in range(depth):
+        found += [Cut(step, False)] if any(walk.skips(step) for walk in walks) and Cut(step, False) not in found else []
         found += [Cut(step, True)] if drops[step] else []
         found += [Cut(step + 1, False)] if step < depth - 1 and any(walk.stops(step) for walk in walks) else []
     return found
@@ -174,7 +188,9 @@ class Stretch(nn.Module):
         self.texts.memory = memory
         self.texts.places, self.texts.mask = given["firsts"], mask
         seen, tokens = given["segments"] > 0, given["position_ids"]
+        tokens = tokens - tokens.min()  # some families begin to count later
         self.tokens = Watched(self.x, {}, empty, tokens, seen, seen.sum(1), empty != 0)
+        self.tokens.mask = mask
 
     def __iter__(self) -> Iterator[Any]:
         yield self.run
@@ -192,13 +208,23 @@ class Stretch(nn.Module):
         last, stops = self.end or Cut(len(self.order), False)
         out: Any = self.x
         for step in range(first, last + stops):
+            if step > first or self.begin is None:  # else it was asked before the cut
+                self._enter(step)
             layer = self.layers[self.order[step]]
             out = self._layer(layer, step, args, kwargs, enters=entered and step == first)
             if stops and step == last:  # self.x stands at the midpoint; the rest of the layer is for nobody
                 return out
             self.x = out[0] if isinstance(out, tuple) else out
             self._depart(step)
+        if self.end is not None:
+            self._enter(last)
         return (self.x, *out[1:]) if isinstance(out, tuple) else self.x
+
+    def _enter(self, step: int) -> None:
+        """Before a layer: ask the walks which tokens go."""
+        self.tokens.x, self.tokens.step = self.x, step
+        for walk in self.walks:
+            walk.enter(self.tokens)
 
     def _layer(self, layer: nn.Module, step: int, args: Any, kwargs: Any, enters: bool) -> Any:
         """The output of a layer, on whose way the walks are asked; enters: its attention has been passed before."""

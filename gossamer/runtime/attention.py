@@ -42,6 +42,23 @@ Listener = Callable[[Heard], None]
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("gossamer_listeners", default=())
 
 
+_weights: ContextVar[Tensor | None] = ContextVar("gossamer_weights", default=None)
+
+
+@contextmanager
+def weighing(weights: Tensor | None) -> Iterator[None]:
+    """Keys count as much as their weight says, (b, t), in the attention inside the block; a token to itself fully.
+
+    A_ij = w_j exp(s_ij) / sum_k w_k exp(s_ik): with weights of 0 and 1 the same as if the keys were not there, and
+    differentiable.
+    """
+    token = _weights.set(weights)
+    try:
+        yield
+    finally:
+        _weights.reset(token)
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Tell `listener` of every attention computed inside the block, in this thread only."""
@@ -77,7 +94,7 @@ def attention(
     """
     rounding = getattr(module, "rounding", None)
     listeners = _listeners.get()
-    if not listeners and rounding is None:
+    if not listeners and rounding is None and _weights.get() is None:
         mask = attention_mask
         if position_bias is not None:
             added = additive(mask, query)
@@ -91,7 +108,12 @@ def attention(
     if position_bias is not None:
         scores = scores + position_bias
     mask = additive(attention_mask, scores)
-    probs = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(value.dtype)
+    probs = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32)
+    if (keys := _weights.get()) is not None:
+        itself = torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)
+        probs = probs * torch.maximum(keys[:, None, None, :], itself)
+        probs = probs / probs.sum(-1, keepdim=True)
+    probs = probs.to(value.dtype)
     for listener in listeners:
         listener(Heard(module, query, key, value, scores, mask, probs))
     weights = rounding.probs(probs) if rounding is not None else probs

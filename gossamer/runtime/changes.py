@@ -20,6 +20,7 @@ from .modules import (
     TernaryEmbedding,
     TernaryLinear,
 )
+from .tokens import Policy, Ranked
 from .walks import Shared, Stack, TokenThreshold, install
 
 Description = dict[str, Any]
@@ -32,7 +33,7 @@ PARTS: dict[str, type[nn.Module]] = {
     part.__name__: part
     for part in (
         AttentionRounding, Exits, InputRounding, IntEmbedding, IntLinear, LowRank, NoAttention, Nothing,
-        ScoreAttention, Shared, TernaryEmbedding, TernaryLinear, TokenThreshold,
+        Policy, Ranked, ScoreAttention, Shared, TernaryEmbedding, TernaryLinear, TokenThreshold,
     )
 }  # fmt: skip
 

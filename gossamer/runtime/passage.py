@@ -148,6 +148,36 @@ class Passage:
         }
         self.hide(~self.valid)
 
+    @property
+    def living(self) -> Tensor:
+        """Which tokens are real and have not been dropped; (b, t)."""
+        dropped = self.marks.get("dropped")
+        return self.valid if dropped is None else self.valid & ~dropped
+
+    @property
+    def peers(self) -> Tensor:
+        """Which tokens live in the text of each; (b, t or 1, t)."""
+        return self.living[:, None, :]
+
+    def drop(self, keep: Tensor, leave: bool) -> None:
+        """Only the tokens `keep` (b, t) True travel on.
+
+        leave: the others leave the batch; else they are hidden, and frozen by `freeze`, which comes to the same.
+        """
+        if leave:
+            self.keep_tokens(keep)
+            return
+        fresh = self.living & ~keep
+        held = self.marks.get("held", self.x)
+        self.marks["held"] = torch.where(fresh[..., None], self.x, held)
+        self.marks["dropped"] = ~self.living & self.valid | fresh
+        self.hide(self.marks["dropped"])
+
+    def freeze(self) -> None:
+        """Put the states back that hidden tokens had when they were dropped."""
+        if "held" in self.marks:
+            self.x = torch.where(self.marks["dropped"][..., None], self.marks["held"], self.x)
+
     def hide(self, hidden: Tensor) -> None:
         """No token sees the tokens `hidden` (b, t) True any more, as if they had left."""
         name = "attn_mask" if "attn_mask" in self.carried else "attention_mask"

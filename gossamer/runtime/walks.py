@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import NAME, Heard, listening, use
+from .attention import NAME, Heard, listening, use, weighing
 from .passage import Passage
 
 _answered: ContextVar["tuple[Stack, Tensor, Tensor] | None"] = ContextVar("gossamer_answered", default=None)
@@ -32,14 +32,21 @@ class Walk(nn.Module):
         """Which stored layer plays at each step."""
         return layers
 
+    def enter(self, passage: Passage) -> None:
+        """Before a layer: let tokens go."""
+
     def between(self, passage: Passage, heard: Heard | None) -> None:
-        """Between the attention and the feed-forward sublayer of a step."""
+        """Between the attention and the feed-forward sublayer of a step: let tokens go."""
 
     def depart(self, passage: Passage) -> None:
-        """After a layer: mark answers, let tokens go."""
+        """After a layer: mark answers."""
 
     def stops(self, step: int) -> bool:
         """Whether an example can have its answer after this step (0-based), before the last."""
+        return False
+
+    def skips(self, step: int) -> bool:
+        """Whether tokens can leave before this step."""
         return False
 
     def drops(self, step: int) -> bool:
@@ -107,9 +114,7 @@ class TokenThreshold(Walk):
 
     def importance(self, passage: Passage, heard: Heard) -> Tensor:
         """(b, t): the attention that each token receives, per head, over `length`."""
-        queries = passage.valid & ~passage.marks.get("dropped", torch.zeros_like(passage.valid))
-        received = (heard.probs.float().mean(1) * queries[:, :, None]).sum(1)
-        return received / (passage.lengths[:, None] if self.length is None else self.length)
+        return received(passage, heard) / (passage.lengths[:, None] if self.length is None else self.length)
 
     def between(self, passage: Passage, heard: Heard | None) -> None:
         """Let go of the tokens that receive too little."""
@@ -123,23 +128,22 @@ class TokenThreshold(Walk):
             passage.marks["weight"] = weight.masked_fill(passage.tokens == 0, 1.0)
             return
         keep = (importance >= cut.clamp_min(self.floor)) | (passage.tokens == 0)
-        if self.gathers and not self.training and not self.whole:
-            passage.keep_tokens(keep)
-            return
-        dropped = passage.marks.get("dropped", torch.zeros_like(passage.valid))
-        fresh = passage.valid & ~keep & ~dropped
-        held = passage.marks.get("held", passage.x)
-        passage.marks["held"] = torch.where(fresh[..., None], passage.x, held)
-        passage.marks["dropped"] = dropped | fresh
-        passage.hide(dropped | fresh)
+        passage.drop(keep, leave=self.gathers and not self.training and not self.whole)
 
     def depart(self, passage: Passage) -> None:
         """Soft: weigh the layer's output.  Hidden: put the frozen states back."""
         if (weight := passage.marks.pop("weight", None)) is not None:
             passage.x = passage.x * weight[..., None].to(passage.x.dtype)
             self.weights.append((weight * passage.valid).sum(1) / passage.lengths)
-        elif "held" in passage.marks:
-            passage.x = torch.where(passage.marks["dropped"][..., None], passage.marks["held"], passage.x)
+        else:
+            passage.freeze()
+
+
+def received(passage: Passage, heard: Heard, own: bool = True) -> Tensor:
+    """The attention that each token receives from the living ones, per head, (b, t); own: its own counts too."""
+    probs = heard.probs.float().mean(1)
+    total = (probs * passage.living[:, :, None]).sum(1)
+    return total if own else total - probs.diagonal(dim1=1, dim2=2)
 
 
 class Stack(nn.ModuleList):
@@ -215,7 +219,9 @@ class Stack(nn.ModuleList):
                 open_.enter_context(listening(passage.heard.append))
             for passage.step, i in enumerate(order):
                 passage.heard.clear()
-                with self._halfway(layers[i], passage):
+                for walk in walks:
+                    walk.enter(passage)
+                with self._halfway(layers[i], passage), weighing(passage.marks.get("keys")):
                     out = layers[i](passage.x, **passage.carried)
                 passage.x = out[0] if isinstance(out, tuple) else out
                 heard = heard or bool(passage.heard)

@@ -13,8 +13,7 @@ from gossamer import artefact
 from gossamer.gates import HardConcrete, compact
 from gossamer.job import Job
 from gossamer.runtime.attention import NAME, _listeners
-from gossamer.runtime.modules import AttentionRounding
-from gossamer.runtime.walks import TokenThreshold, Walk, _answer_early
+from gossamer.runtime.walks import Walk, _answer_early
 from gossamer.train import drive
 from tests import small
 
@@ -114,7 +113,11 @@ IDLE: dict[str, tuple[Callable[[Job], None], str]] = {
     "DRONE": (done_before("DRONE"), "finds nothing to do; leave it out"),
     "FastBERT": (done_before("FastBERT"), "use it once"),
     "Int8": (settled, "finds nothing to do; leave it out"),
+    "LAT": (done_before("LAT"), "use it once"),
     "LTP": (done_before("LTP"), "use it once"),
+    "PoWERBERT": (done_before("PoWERBERT"), "use it once"),
+    "TRBERT": (layers(1), "no token could be saved anything; use TRBERT on 2 layers or more"),
+    "Transkimmer": (done_before("Transkimmer"), "use it once"),
     "LeeBERT": (layers(2), r"no example could stop before the end; type LeeBERT\("),
     "PABEE": (layers(2), r"no example could stop before the end; type PABEE\("),
     "PCEEBERT": (layers(2), r"no example could stop before the end; type PCEEBERT\("),
@@ -168,7 +171,7 @@ def test_law_10_nothing_is_left_behind(name: str, tmp_path: Path) -> None:
     assert _listeners.get() == ()
     answers = [_answer_early] if any(isinstance(m, Walk) and m.dynamic for m in made.modules()) else []
     assert hooks(made) == answers and hooks(job.teacher) == hooks(job.pretrained) == []
-    listens = any(isinstance(m, (AttentionRounding, TokenThreshold)) for m in made.modules())
+    listens = any(getattr(m, "needs_attention", False) for m in made.modules())
     assert (made.config._attn_implementation == NAME) == listens
     assert all("forward" not in vars(m) for m in made.modules())
     for path, p in made.named_parameters():

@@ -1,0 +1,183 @@
+"""LAT: Length-Adaptive Transformer: Train Once with Length Drop, Use Anytime with Search (Kim & Cho, ACL 2021).
+
+One model for every budget.  In training lengths are drawn at random, layer by layer (LengthDrop, section 3.1), and each
+step sees the whole model, the shortest one and some in between; these learn from the first (sandwich rule, in-place
+distillation).  Then lengths are searched by evolution: mutations and crossovers of the best ones so far, by
+multiply-accumulates and accuracy on development texts (section 3.3).  What is dropped keeps its state to the end (drop
+and restore).  Lengths are shares of the text's own here; the KL divergence runs backwards, as in the authors' code.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gossamer.fields import Between
+from gossamer.job import Job, score
+from gossamer.loss import Loss, Step, Task
+from gossamer.runtime.tokens import Ranked
+from gossamer.train import Train
+from gossamer.walking import depth, walk
+
+Lengths = tuple[float, ...]  # of a text's length, what is left after each layer's attention
+
+
+@dataclass(frozen=True)
+class LAT:
+    """Length drop, then search.  keep: work left, of all; drop: p of a layer; samples: lengths between, in a step."""
+
+    rows: ClassVar[tuple[str, ...]] = ("lat",)
+    kind: ClassVar[str] = "walk"
+    serves: ClassVar[str] = "texts"
+
+    keep: Annotated[float, Between(0.1, 0.99)] = 0.6
+    drop: Annotated[float, Between(0.01, 0.9)] = 0.2
+    samples: Annotated[int, Between(0, 8)] = 2
+    rounds: Annotated[int, Between(0, 1000)] = 10
+    children: Annotated[int, Between(1, 1000)] = 10
+    texts: Annotated[int, Between(8, 100_000)] = 256
+    backwards: bool = True
+    epochs: Annotated[float, Between(0.1, 100)] = 3.0
+    lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """Train for all lengths, then find good ones."""
+        layers = depth(job.model)
+        ranked = Ranked(layers, [1.0] * layers, own=True)
+        walk(job.model, ranked)
+        loss = Task() + Sandwich(job, ranked, self)
+        yield Train(loss, epochs=self.epochs, lr=self.lr, name="length drop")
+        ranked.shares = steps(shortest(layers, self.drop))
+        if not job.dry:
+            ranked.shares = steps(self.search(job, ranked))
+
+    def search(self, job: Job, ranked: Ranked) -> Lengths:
+        """The lengths of best score among those found that cost at most `keep` of the whole."""
+        chance, examples = random.Random(job.seed), job.dev[: self.texts]
+        cost = Cost(job, examples)
+        known: dict[Lengths, tuple[float, float]] = {}
+
+        def ask(lengths: Lengths) -> None:
+            if lengths not in known:
+                ranked.shares = steps(lengths)
+                known[lengths] = (cost.of(lengths), score(job.model, job, examples))
+
+        evenly = [constant(ranked.depth, self.drop * i / 10) for i in range(11)]
+        for lengths in [*evenly, constant(ranked.depth, fitting(cost, ranked.depth, self.keep))]:
+            ask(lengths)
+        for turn in range(self.rounds):
+            job.tell("searching lengths", turn / self.rounds)
+            front = pareto(known)
+            for child in children(front, self.children, chance, shortest(ranked.depth, self.drop)):
+                ask(child)
+        fits = {one: found for one, found in known.items() if found[0] <= self.keep} or known
+        return max(fits, key=lambda one: (fits[one][1], -fits[one][0]))
+
+
+def steps(lengths: Sequence[float]) -> list[float]:
+    """Shares of what is there, from shares of the whole."""
+    return [now / max(before, 1e-6) for before, now in zip((1.0, *lengths[:-1]), lengths, strict=True)]
+
+
+def constant(layers: int, drop: float) -> Lengths:
+    """The same share leaves in every layer."""
+    return tuple((1 - drop) ** (i + 1) for i in range(layers))
+
+
+def shortest(layers: int, drop: float) -> Lengths:
+    """The least that training knows."""
+    return constant(layers, drop)
+
+
+def fitting(cost: "Cost", layers: int, keep: float) -> float:
+    """The constant share that costs just `keep`, by bisection."""
+    low, high = 0.0, 0.9
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost.of(constant(layers, middle)) > keep else (low, middle)
+    return high
+
+
+def pareto(known: dict[Lengths, tuple[float, float]]) -> list[Lengths]:
+    """Those that no other beats in both, from the cheapest to the dearest."""
+    found, best = list[Lengths](), float("-inf")
+    for one in sorted(known, key=lambda one: (known[one][0], -known[one][1])):
+        if known[one][1] > best:
+            found.append(one)
+            best = known[one][1]
+    return found
+
+
+def children(front: Sequence[Lengths], count: int, chance: random.Random, least: Lengths) -> Iterator[Lengths]:
+    """As many mutations and as many crossovers of what is best."""
+    for _ in range(count):
+        parent = list(chance.choice(front))
+        for i in range(len(parent)):
+            if chance.random() < 0.5:
+                below = parent[i + 1] if i + 1 < len(parent) else least[i]
+                above = parent[i - 1] if i else 1.0
+                parent[i] = round(chance.uniform(max(least[i], below), above), 4)
+        yield tuple(parent)
+    for _ in range(count):
+        one, two = chance.choice(front), chance.choice(front)
+        yield tuple(round((a + b) / 2, 4) for a, b in zip(one, two, strict=True))
+
+
+class Cost:
+    """Multiply-accumulates of the layers for some texts, as a share of the whole model's."""
+
+    def __init__(self, job: Job, examples: Sequence[dict[str, Any]]) -> None:
+        config = job.model.config
+        self.d = int(config.hidden_size)
+        self.inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * self.d))
+        self.lengths = torch.tensor([float(len(e["input_ids"])) for e in examples])
+        self.layers = depth(job.model)
+        self.whole = self.sum([1.0] * self.layers)
+
+    def sum(self, lengths: Sequence[float]) -> float:
+        """n_a (4 d^2 + 2 n_a d) + n_f 2 d I, n_a tokens in the attention and n_f after it."""
+        total = torch.zeros(())
+        for before, after in zip((1.0, *lengths[:-1]), lengths, strict=True):
+            n, m = (self.lengths * before).ceil(), (self.lengths * after).ceil()
+            total = total + (n * (4 * self.d**2 + 2 * n * self.d) + m * 2 * self.d * self.inner).sum()
+        return float(total)
+
+    def of(self, lengths: Sequence[float]) -> float:
+        """The share."""
+        return self.sum(lengths) / self.whole
+
+
+class Sandwich(Loss):
+    """KL of the shortest and of some random lengths from the whole model's answer, the mean over the lengths."""
+
+    def __init__(self, job: Job, ranked: Ranked, told: LAT) -> None:
+        super().__init__()
+        self._job, self._ranked, self.told = [job], [ranked], told
+
+    def forward(self, step: Step) -> Tensor:
+        """logits: (b, labels)."""
+        job, ranked, told = self._job[0], self._ranked[0], self.told
+        teacher, whole = step.student.out.logits.detach().float(), ranked.shares
+        found = []
+        for i in range(1 + told.samples):
+            drops = [told.drop if not i else told.drop * float(torch.rand(())) for _ in whole]
+            ranked.shares = [1 - drop for drop in drops]
+            try:
+                out = job.model(**job.task.given(step.batch, labels=False))  # type: ignore[arg-type]
+            finally:
+                ranked.shares = whole
+            found.append(apart(out.logits.float(), teacher, told.backwards))
+        return torch.stack(found).mean()
+
+
+def apart(student: Tensor, teacher: Tensor, backwards: bool) -> Tensor:
+    """KL(student || teacher) if backwards, else KL(teacher || student); of numbers the squared error."""
+    if student.shape[-1] == 1:
+        return F.mse_loss(student, teacher)
+    s, t = student.log_softmax(-1), teacher.log_softmax(-1)
+    given, wanted = (t, s) if backwards else (s, t)
+    return F.kl_div(given, wanted, reduction="batchmean", log_target=True)

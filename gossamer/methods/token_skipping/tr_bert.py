@@ -1,0 +1,117 @@
+"""TR-BERT: Dynamic Token Reduction for Accelerating BERT Inference (Ye, Lin, Huang & Sun, NAACL 2021).
+
+Before the second layer and before the middle of the model a small network chooses the tokens that go on.  It is learned
+by policy gradient: choices by chance, rewarded by -CE - alpha times the share of tokens kept, against the mean of
+several choices of the same text (section 3.2).  First it alone, half of the time with one choice that keeps the tokens
+which matter most to the deeper layers (imitation); then it and the model, which is taught by the whole one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gossamer.fields import Between
+from gossamer.job import Job
+from gossamer.loss import Logits, Loss, Step
+from gossamer.runtime.tokens import Policy
+from gossamer.runtime.walks import in_full
+from gossamer.trace import tracing
+from gossamer.train import Train
+from gossamer.walking import depth, walk
+
+
+@dataclass(frozen=True)
+class TRBERT:
+    """Token reduction by policy gradient.  alpha: price of a token kept; choices: K, of each text."""
+
+    rows: ClassVar[tuple[str, ...]] = ("tr_bert",)
+    kind: ClassVar[str] = "walk"
+    serves: ClassVar[str] = "texts"
+
+    alpha: Annotated[float, Between(0.0, 10.0)] = 1.0
+    choices: Annotated[int, Between(2, 64)] = 8
+    guided: Annotated[float, Between(0.0, 1.0)] = 0.5
+    policy_epochs: Annotated[float, Between(0.1, 100)] = 1.0
+    joint_epochs: Annotated[float, Between(0.1, 100)] = 2.0
+    policy_lr: Annotated[float, Between(1e-6, 1.0)] = 1e-3
+    lr: Annotated[float, Between(1e-6, 1e-3)] = 3e-5
+
+    def __call__(self, job: Job) -> Iterator[Train]:
+        """The policy, then both."""
+        layers = depth(job.model)
+        if layers < 2:
+            raise ValueError("found 1 layer: no token could be saved anything; use TRBERT on 2 layers or more")
+        policy = Policy(layers, int(job.model.config.hidden_size), sorted({1, layers // 2}))
+        walk(job.model, policy)
+        policy.mode = "sample"
+        alone = Reinforce(job, policy, self.alpha, self.choices, self.guided)
+        yield Train(alone, epochs=self.policy_epochs, extra_lr=self.policy_lr, only=[policy], name="policy")
+        both = Logits() + Reinforce(job, policy, self.alpha, self.choices, 0.0)
+        yield Train(both, epochs=self.joint_epochs, lr=self.lr, extra_lr=self.policy_lr, name="joint")
+        policy.mode = ""
+
+
+class Reinforce(Loss):
+    """(R - mean R) (-log p(choices)), the mean over the choices and texts; R = -CE - alpha * share of tokens kept."""
+
+    def __init__(self, job: Job, policy: Policy, alpha: float, choices: int, guided: float) -> None:
+        super().__init__()
+        self._job, self._policy = [job], [policy]
+        self.alpha, self.choices, self.guided = alpha, choices, guided
+
+    def forward(self, step: Step) -> Tensor:
+        """labels: (b,); the student's own run is one of the choices."""
+        policy, batch = self._policy[0], step.batch
+        logs, rewards = list[Tensor](), list[Tensor]()
+        worth = self.worth(batch) if self.training and step.progress < self.guided else None
+        for i in range(self.choices):
+            if i:
+                policy.worth = worth if i == 1 else None
+                policy.forced = [torch.ones_like(batch["labels"], dtype=torch.bool)]
+                logits = self.run(batch)
+                policy.worth = None
+            else:
+                logits = step.student.out.logits.detach()
+            logs.append(policy.log_prob())
+            rewards.append(reward(logits.float(), batch["labels"]) - self.alpha * policy.share().detach())
+        all_ = torch.stack(rewards)
+        return -((all_ - all_.mean(0)) * torch.stack(logs)).mean()
+
+    @torch.no_grad()
+    def run(self, batch: Any) -> Tensor:
+        """Other choices; (b, labels)."""
+        out = self._job[0].model(**self._job[0].task.given(batch, labels=False))
+        return out.logits  # type: ignore[no-any-return]
+
+    def worth(self, batch: Any) -> Tensor:
+        """|<dCE / dh_deep, h_deep - h_early>|: what skipping what lies between changes, to first order; (b, t).
+
+        Early is what enters the second layer, deep what leaves the third quarter of them.
+        """
+        job = self._job[0]
+        model: Any = job.model
+        modes = {m: m.training for m in model.modules()}
+        model.eval()
+        try:
+            with torch.enable_grad(), in_full(model), tracing(model) as seen:
+                embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+                given = job.task.given(batch)
+                given.pop("input_ids")
+                out = model(inputs_embeds=embedded, **given)
+            deep, early = seen.hidden[max(2, 3 * (len(seen.hidden) - 1) // 4)], seen.hidden[1]
+            [grad] = torch.autograd.grad(out.loss, [deep])
+            return (grad * (deep - early)).sum(-1).abs().detach()
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def reward(logits: Tensor, labels: Tensor) -> Tensor:
+    """Minus the loss of each text, (b,)."""
+    if logits.shape[-1] == 1:
+        return -(logits[:, 0] - labels.float()).square()
+    return -F.cross_entropy(logits, labels, reduction="none")

@@ -1,0 +1,175 @@
+"""Token skipping: what a token is worth, which tokens stay, and how that is learned."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import Heard
+from .modules import straight_through
+from .passage import Passage
+from .walks import Walk, received
+
+NEVER = 1e9
+
+
+def ranks(passage: Passage, score: Tensor) -> tuple[Tensor, Tensor]:
+    """How many living tokens of its text are worth more than each, and how many live; (b, t), (b, t or 1).
+
+    Of equals the earlier one is worth more; the first token is worth most.
+    """
+    score = score.masked_fill(passage.tokens == 0, NEVER)
+    peers, place = passage.peers, torch.arange(score.shape[1], device=score.device)
+    mine, other = score[:, :, None], score[:, None, :]
+    more = (other > mine) | ((other == mine) & (place[None, None, :] < place[None, :, None]))
+    return (peers & more).sum(-1), peers.sum(-1)
+
+
+class Ranked(Walk):
+    """After each attention only a share of the tokens stays: those that receive most attention.
+
+    shares: of the tokens that are there, for each layer; the number is rounded up, and the first token stays.  own: a
+    token's attention to itself counts (LAT's code), or not (PoWER-BERT).  bins: while the shares are being learned,
+    tokens are weighed by their rank, in so many classes of rank (PoWER-BERT's soft-extract layer).
+    """
+
+    dynamic, listens = True, True
+    needs_attention = True
+
+    def __init__(self, depth: int, shares: list[float], own: bool = False, bins: int = 0) -> None:
+        super().__init__()
+        self.depth, self.shares, self.own, self.bins = depth, list(shares), own, bins
+        self.kept = nn.Parameter(torch.ones(depth, bins)) if bins else None
+
+    def between(self, passage: Passage, heard: Heard | None) -> None:
+        """Rank, and weigh or let go."""
+        share = self.shares[passage.step]
+        if heard is None or (share >= 1 and self.kept is None):
+            return
+        place, count = ranks(passage, received(passage, heard, self.own))
+        if self.kept is not None:
+            weights = self.kept[passage.step].clamp(0, 1)
+            which = (place * self.bins // count.clamp_min(1)).clamp_max(self.bins - 1)
+            passage.x = passage.x * weights[which].unsqueeze(-1).to(passage.x.dtype)
+            return
+        keep = place < (share * count - 1e-4).ceil().clamp_min(1)
+        passage.drop(keep, leave=not self.training and not self.whole)
+
+    def depart(self, passage: Passage) -> None:
+        """What was hidden is as it was."""
+        passage.freeze()
+
+    def drops(self, step: int) -> bool:
+        """Where fewer than all stay."""
+        return self.shares[step] < 1
+
+
+class Policy(Walk):
+    """A small network before some layers says which tokens go on (TR-BERT, Transkimmer).
+
+    places: before which layers, from 0 on.  hidden: its width; deep: two norms in it, as in Transkimmer.  A token goes
+    on if its probability is at least a half; the first one always does.  While it is learned, `mode` says how: "" as in
+    use, "sample": by chance, the choices being kept in `acts`; "soft": by chance too, in a way that has a gradient
+    (straight-through Gumbel-softmax).
+    """
+
+    dynamic = True
+    needs_attention = True
+
+    def __init__(self, depth: int, width: int, places: list[int], hidden: int = 32, deep: bool = False) -> None:
+        super().__init__()
+        self.depth, self.width, self.places, self.hidden, self.deep = depth, width, list(places), hidden, deep
+        self.nets = nn.ModuleList(self._net() for _ in places)
+        self.mode = ""
+        self.acts: list[tuple[int, Tensor, Tensor, Tensor]] = []  # place, states, who was there, who goes on
+        self.counts: list[tuple[Tensor, Tensor]] = []  # of the tokens that go on, and of all: (b,) each
+        self.forced: list[Tensor] = []  # (b,): examples that keep as many tokens, but the best by `worth`
+        self.worth: Tensor | None = None  # (b, t)
+
+    def _net(self) -> nn.Sequential:
+        if self.deep:
+            net = nn.Sequential(
+                nn.LayerNorm(self.width), nn.Linear(self.width, self.width), nn.LayerNorm(self.width), nn.GELU(),
+                nn.Linear(self.width, 2),
+            )  # fmt: skip
+        else:
+            net = nn.Sequential(nn.Linear(self.width, self.hidden), nn.GELU(), nn.Linear(self.hidden, 2))
+        for module in net:
+            if isinstance(module, nn.Linear):
+                module.weight.data.normal_(std=0.02)
+                module.bias.data.zero_()
+        last = net[-1]
+        assert isinstance(last, nn.Linear)
+        if self.deep:
+            last.bias.data.copy_(torch.tensor([-5.0, 5.0]))  # all go on, in the beginning
+        return net
+
+    def scores(self, at: int, x: Tensor) -> Tensor:
+        """Logits of dropping and of keeping, (b, t, 2)."""
+        return self.nets[at](x)  # type: ignore[no-any-return]
+
+    def enter(self, passage: Passage) -> None:
+        """Ask, before the layers that are named."""
+        if passage.step == 0:
+            self.acts, self.counts = [], []
+        if passage.step not in self.places:
+            return
+        at, first = self.places.index(passage.step), passage.tokens == 0
+        if self.training and self.mode == "soft":
+            self._weigh(at, passage, first)
+            return
+        x = passage.x.detach() if self.training else passage.x
+        z = self.scores(at, x)
+        keep = z[..., 1] >= z[..., 0]
+        if self.training and self.mode == "sample":
+            keep = torch.bernoulli(z.softmax(-1)[..., 1].float()).bool()
+            if self.worth is not None:
+                keep = torch.where(self.forced[0][:, None], self._best(passage, z), keep)
+            self.acts.append((at, x, passage.living & ~first, keep))
+        keep = keep | first
+        if self.training:
+            self.counts.append(((keep & passage.living).sum(1).float(), passage.lengths.float()))
+        passage.drop(keep, leave=not self.training and not self.whole)
+
+    def _best(self, passage: Passage, z: Tensor) -> Tensor:
+        """As many tokens as are expected to stay, those of most worth."""
+        assert self.worth is not None
+        count = (z.softmax(-1)[..., 1] * passage.living).sum(1, keepdim=True).round().clamp_min(1)
+        place, _ = ranks(passage, self.worth)
+        return place < count
+
+    def _weigh(self, at: int, passage: Passage, first: Tensor) -> None:
+        soft = F.gumbel_softmax(self.scores(at, passage.x).float(), tau=1.0, hard=False)
+        hard = (soft.argmax(-1) == 1).float()
+        mask = straight_through(hard, soft[..., 1])
+        mask = torch.where(first, torch.ones_like(mask), mask) * passage.valid
+        if "keys" in passage.marks:
+            mask = mask * passage.marks["keys"]
+        passage.marks["keys"], passage.marks["before"] = mask, passage.x
+        self.counts.append((mask.sum(1), passage.lengths.float()))
+
+    def log_prob(self) -> Tensor:
+        """Of the choices of the last run: the mean over the tokens of each choice, summed over the choices; (b,)."""
+        total: Tensor | None = None
+        for at, x, there, keep in self.acts:
+            log = self.scores(at, x).float().log_softmax(-1)
+            each = torch.where(keep, log[..., 1], log[..., 0]) * there
+            one = each.sum(1) / there.sum(1).clamp_min(1)
+            total = one if total is None else total + one
+        assert total is not None, "nothing was chosen"
+        return total
+
+    def share(self) -> Tensor:
+        """Of the tokens that went on, the mean over the places; (b,)."""
+        return torch.stack([kept / all_ for kept, all_ in self.counts]).mean(0)
+
+    def depart(self, passage: Passage) -> None:
+        """What does not go on keeps its state."""
+        if "before" in passage.marks:
+            mask = passage.marks["keys"][..., None].to(passage.x.dtype)
+            passage.x = passage.x * mask + passage.marks["before"] * (1 - mask)
+        else:
+            passage.freeze()
+
+    def skips(self, step: int) -> bool:
+        """Where there is a network."""
+        return step in self.places

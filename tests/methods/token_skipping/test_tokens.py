@@ -1,0 +1,294 @@
+"""What all methods of token skipping have in common: masked is gathered, the first token stays, sets are nested."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gossamer import recipe
+from gossamer.measure.layers import watching
+from gossamer.methods.token_skipping import lat, power_bert, tr_bert
+from gossamer.runtime.attention import weighing
+from gossamer.runtime.tokens import Policy, Ranked
+from gossamer.runtime.walks import Walk, in_full
+from gossamer.trace import tracing
+from gossamer.train import Lesson
+from tests import small
+
+NAMES = [n for n, method in recipe.methods().items() if method.__module__.split(".")[-2] == "token_skipping"]
+
+
+def way(model: Any) -> Any:
+    return next(m for m in model.modules() if isinstance(m, Walk) and m.dynamic)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return small.after(small.job(tmp_path_factory.mktemp("job")), request.param)
+
+
+def test_masked_is_gathered(made: Any) -> None:
+    """Property 7: hidden as keys and ignored as queries, or gone."""
+    given = small.batch(small.examples(12))
+    gathered = small.logits(made.model, given)
+    with in_full(made.model):
+        assert torch.allclose(small.logits(made.model, given), gathered, atol=1e-5)
+    assert torch.allclose(small.logits(made.model, small.batch(small.examples(12), 25)), gathered, atol=1e-5)
+
+
+def test_tokens_leave_and_never_come_back(made: Any) -> None:
+    alive = list[int]()
+    for text in small.examples(12):
+        with watching(made.model) as seen:
+            small.logits(made.model, small.batch([text]))
+        counts = [tokens for _, tokens in seen]
+        assert counts == sorted(counts, reverse=True) and min(counts) >= 1
+        alive.append(sum(counts) - 4 * len(text["input_ids"]))
+    assert sum(alive) < 0, "somebody has left"
+
+
+def test_use_is_not_by_chance(made: Any) -> None:
+    """Property 15."""
+    torch.manual_seed(0)
+    first = small.logits(made.model)
+    torch.manual_seed(1)
+    assert torch.equal(small.logits(made.model), first)
+
+
+def test_each_token_ends_where_it_left(made: Any) -> None:
+    """Property 8: the last hidden state of a token that left is the one it had when it left."""
+    given = small.batch([max(small.examples(12), key=lambda e: len(e["input_ids"]))])
+    kept: dict[int, Tensor] = {}
+    stack = made.model.bert.encoder.layer
+    original = type(stack)._walk
+
+    def note(self: Any, passage: Any, *args: Any) -> Any:
+        aside = passage._lay_aside
+
+        def lay(rows: Tensor, tokens: Tensor | None = None) -> None:
+            aside(rows, tokens)
+            if tokens is not None:
+                kept.update({int(p): x.clone() for p, x in zip(passage.tokens[tokens], passage.x[tokens], strict=True)})
+
+        passage._lay_aside = lay
+        return original(self, passage, *args)
+
+    type(stack)._walk = note
+    try:
+        last = made.model.bert(**given).last_hidden_state[0]
+    finally:
+        type(stack)._walk = original
+    assert kept and all(torch.allclose(last[p], x, atol=1e-6) for p, x in kept.items())
+
+
+# --- by rank ---------------------------------------------------------------------------------------------------------
+
+
+def installed(walk_: Walk, tmp_path: Path) -> Any:
+    from gossamer.walking import walk
+
+    job = small.job(tmp_path)
+    walk(job.model, walk_)
+    return job
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_full_schedule_is_the_whole_model(own: bool, tmp_path: Path) -> None:
+    job = installed(Ranked(4, [1.0] * 4, own), tmp_path)
+    assert torch.allclose(small.logits(job.model), small.logits(job.teacher), atol=1e-5)
+    weighed = installed(Ranked(4, [1.0] * 4, own, bins=8), tmp_path / "w")
+    assert torch.allclose(small.logits(weighed.model), small.logits(job.teacher), atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.75])
+def test_the_share_is_rounded_up(share: float, tmp_path: Path) -> None:
+    job = installed(Ranked(4, [share, 1.0, 1.0, share]), tmp_path)
+    for text in small.examples(8):
+        n = len(text["input_ids"])
+        with watching(job.model) as seen:
+            small.logits(job.model, small.batch([text]))
+        assert [tokens for _, tokens in seen] == [n, *[math.ceil(share * n - 1e-4)] * 3]
+
+
+def test_the_best_heard_stay(tmp_path: Path) -> None:
+    """By hand: the mean over heads of what the others pay to a token, the first one always."""
+    job = installed(Ranked(4, [0.5, 1.0, 1.0, 1.0]), tmp_path)
+    text = max(small.examples(12), key=lambda e: len(e["input_ids"]))
+    with tracing(job.teacher, attention=True) as seen, torch.no_grad():
+        job.teacher(**small.batch([text]))
+    probs = seen.heard[0].probs.mean(1)[0]
+    score = probs.sum(0) - probs.diagonal()
+    score[0] = 1e9
+    wanted = set(score.topk(math.ceil(len(score) / 2)).indices.tolist())
+    found: set[int] = set()
+    stack, original = job.model.bert.encoder.layer, None
+    original = type(stack)._walk
+
+    def note(self: Any, passage: Any, *args: Any) -> Any:
+        out = original(self, passage, *args)
+        found.update(passage.tokens[0].tolist())
+        return out
+
+    type(stack)._walk = note
+    try:
+        small.logits(job.model, small.batch([text]))
+    finally:
+        type(stack)._walk = original
+    assert found == wanted
+
+
+def test_what_is_left_of_the_weights_is_what_stays() -> None:
+    kept = torch.tensor([[1.0, 1.0, 0.6, 0.2], [1.0, 0.4, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    found = power_bert.shares(kept)
+    assert found == pytest.approx([0.7, 0.35 / 0.7, 1.0])
+
+
+# --- lengths ---------------------------------------------------------------------------------------------------------
+
+
+def test_lengths_never_grow_and_stay_in_bounds() -> None:
+    import random
+
+    least = lat.shortest(4, 0.2)
+    front = [lat.constant(4, d) for d in (0.0, 0.1, 0.2)]
+    for child in lat.children(front, 200, random.Random(0), least):
+        assert all(a >= b - 1e-3 for a, b in zip((1.0, *child), child, strict=False))
+        assert all(one >= low - 1e-3 for one, low in zip(child, least, strict=True))
+
+
+def test_no_point_of_the_front_is_beaten() -> None:
+    known = {(0.1 * i,): (0.1 * i, [0.5, 0.4, 0.7, 0.7, 0.9][i]) for i in range(5)}
+    assert lat.pareto(known) == [(0.0,), (0.2,), (0.4,)]
+
+
+def test_shares_of_what_is_there_are_of_the_whole() -> None:
+    shares = lat.steps((0.8, 0.64, 0.32))
+    assert shares == pytest.approx([0.8, 0.8, 0.5])
+
+
+def test_the_cost_is_that_of_the_counter(tmp_path: Path) -> None:
+    """Property 9: analytic, and counted by the dispatcher, within 1 %."""
+    job = installed(Ranked(4, [0.6, 1.0, 0.7, 1.0], own=True), tmp_path)
+    text = [max(small.examples(12), key=lambda e: len(e["input_ids"]))]
+    cost = lat.Cost(job, text)
+    from gossamer.measure.macs import count
+
+    ranked = way(job.model)
+    macs = {}
+    for shares in ([1.0] * 4, [0.6, 1.0, 0.7, 1.0]):
+        ranked.shares = shares
+        macs[tuple(shares)] = count(lambda: small.logits(job.model, small.batch(text)))
+    whole, less = macs.values()
+    head = whole - cost.sum([1.0] * 4)
+    n = len(text[0]["input_ids"])
+    first = math.ceil(0.6 * n - 1e-4)
+    second = math.ceil(0.7 * first - 1e-4)
+    expected = cost.sum([first / n, first / n, second / n, second / n]) + head
+    assert abs(less - expected) <= 0.01 * less and head < 0.05 * whole
+
+
+# --- learned choices -------------------------------------------------------------------------------------------------
+
+
+def policy(tmp_path: Path, deep: bool, places: list[int] | None = None) -> Any:
+    job = installed(Policy(4, 32, places or [1, 2], hidden=8, deep=deep), tmp_path)
+    return job, way(job.model)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_keeping_everything_is_the_whole_model(deep: bool, tmp_path: Path) -> None:
+    job, chosen = policy(tmp_path, deep)
+    for net in chosen.nets:
+        net[-1].bias.data.copy_(torch.tensor([-20.0, 20.0]))
+    assert torch.allclose(small.logits(job.model), small.logits(job.teacher), atol=1e-5)
+
+
+def test_skimming_begins_with_all(tmp_path: Path) -> None:
+    job, chosen = policy(tmp_path, True, [0, 1, 2, 3])
+    chosen.mode = "soft"
+    job.model.train()
+    torch.manual_seed(0)
+    job.model(**small.batch())
+    assert float(chosen.share().mean().detach()) > 0.99
+
+
+def test_soft_choices_are_hard_ones_with_a_gradient(tmp_path: Path) -> None:
+    """The masked softmax of training equals gathered tokens, layer by layer, when choices are certain."""
+    job, chosen = policy(tmp_path, True, [0, 1, 2, 3])
+    torch.manual_seed(3)
+    for net in chosen.nets:
+        net[-1].weight.data.normal_(std=200.0)
+        net[-1].bias.data.zero_()
+    for module in job.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    wanted = small.logits(job.model.eval())
+    chosen.mode = "soft"
+    job.model.eval()
+    chosen.training = True
+    found = job.model(**small.batch()).logits
+    assert torch.allclose(found, wanted, atol=1e-4)
+    found.sum().backward()
+    assert any(float(p.grad.abs().sum()) > 0 for p in chosen.parameters() if p.grad is not None)
+
+
+def test_weights_of_nought_are_keys_that_are_not_there() -> None:
+    from transformers import AttentionInterface  # noqa: F401 - registered by the import below
+
+    from gossamer.runtime.attention import attention
+
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 5, 4)
+    keys = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]])
+    with weighing(keys):
+        found, _ = attention(torch.nn.Module(), q, k, v)
+    there = [0, 2, 3]
+    expected, _ = attention(torch.nn.Module(), q[:, :, there], k[:, :, there], v[:, :, there])
+    assert torch.allclose(found[:, there], expected, atol=1e-6)
+
+
+def test_the_price_reaches_the_choosers(tmp_path: Path) -> None:
+    job = small.job(tmp_path)
+    stage = next(small.method("Transkimmer")(job))
+    lesson = Lesson(job.model.train(), stage.loss.terms[1], None)
+    lesson(**job.collate(job.train[:8]))["loss"].backward()
+    chosen = way(job.model)
+    assert all(p.grad is not None for p in chosen.nets[0].parameters())
+    assert job.model.classifier.weight.grad is None
+
+
+def test_the_policy_gradient_is_the_analytic_one(tmp_path: Path) -> None:
+    """One token to choose, reward 1 if it is kept: dE[R] / dz = p (1 - p), the baseline changing nothing."""
+    job, chosen = policy(tmp_path, False, [1])
+    z = torch.tensor([0.3, -0.2])
+    p = float(z.softmax(0)[1])
+    chosen.nets[0][-1].weight.data.zero_()
+    chosen.nets[0][-1].bias.data.copy_(z)
+    chosen.mode = "sample"
+    chosen.train()
+    given = small.batch([{"input_ids": [5, 6], "labels": 0}] * 64)
+    grads = []
+    torch.manual_seed(0)
+    for _ in range(60):
+        rewards, logs = [], []
+        for _ in range(4):
+            job.model.eval()
+            chosen.training = True
+            with torch.no_grad():
+                job.model(**given)
+            rewards.append(chosen.acts[0][3][:, 1].float())
+            logs.append(chosen.log_prob())
+        reward = torch.stack(rewards)
+        loss = -((reward - reward.mean(0)) * torch.stack(logs)).mean() * 4 / 3  # a mean of which each is a part
+        [grad] = torch.autograd.grad(loss, [chosen.nets[0][-1].bias])
+        grads.append(-float(grad[1]))
+    assert sum(grads) / len(grads) == pytest.approx(p * (1 - p), abs=0.01)
+
+
+def test_rewards_fall_with_what_is_kept() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+    found = tr_bert.reward(logits, labels)
+    assert found[0] > found[1]
