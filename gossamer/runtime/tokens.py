@@ -82,8 +82,7 @@ class Policy(Walk):
         self.mode = ""
         self.acts: list[tuple[int, Tensor, Tensor, Tensor]] = []  # place, states, who was there, who goes on
         self.counts: list[tuple[Tensor, Tensor]] = []  # of the tokens that go on, and of all: (b,) each
-        self.forced: list[Tensor] = []  # (b,): examples that keep as many tokens, but the best by `worth`
-        self.worth: Tensor | None = None  # (b, t)
+        self.worth: Tensor | None = None  # (b, t): if given, as many tokens go on, but those of most worth
 
     def _net(self) -> nn.Sequential:
         if self.deep:
@@ -123,7 +122,7 @@ class Policy(Walk):
         if self.training and self.mode == "sample":
             keep = torch.bernoulli(z.softmax(-1)[..., 1].float()).bool()
             if self.worth is not None:
-                keep = torch.where(self.forced[0][:, None], self._best(passage, z), keep)
+                keep = self._best(passage, z)
             self.acts.append((at, x, passage.living & ~first, keep))
         keep = keep | first
         if self.training:

@@ -66,18 +66,14 @@ class Reinforce(Loss):
     def forward(self, step: Step) -> Tensor:
         """labels: (b,); the student's own run is one of the choices."""
         policy, batch = self._policy[0], step.batch
-        logs, rewards = list[Tensor](), list[Tensor]()
-        worth = self.worth(batch) if self.training and step.progress < self.guided else None
-        for i in range(self.choices):
-            if i:
-                policy.worth = worth if i == 1 else None
-                policy.forced = [torch.ones_like(batch["labels"], dtype=torch.bool)]
-                logits = self.run(batch)
-                policy.worth = None
-            else:
-                logits = step.student.out.logits.detach()
+        logs, rewards, logits = list[Tensor](), list[Tensor](), step.student.out.logits.detach()
+        for left in range(self.choices, 0, -1):
             logs.append(policy.log_prob())
             rewards.append(reward(logits.float(), batch["labels"]) - self.alpha * policy.share().detach())
+            if left == 2 and self.training and step.progress < self.guided:  # the last choice is a guided one
+                policy.worth = self.worth(batch)
+            logits = self.run(batch) if left > 1 else logits
+            policy.worth = None
         all_ = torch.stack(rewards)
         return -((all_ - all_.mean(0)) * torch.stack(logs)).mean()
 
