@@ -29,9 +29,24 @@ def through(stages: Sequence[Program], reads: Sequence[Read], facts: Facts) -> I
         yield from _way(stages, layout, fill(layout, reads, facts), facts)
 
 
+class Rest:
+    """The state of every token when it left, for a head that reads them all."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.states = layout, np.zeros((len(layout.within), 0), np.float32)
+        self.which = np.arange(len(layout.within))  # (N',): which token each is that still travels
+
+    def note(self, x: NDArray[Any], kept: NDArray[np.bool_]) -> None:
+        """The states (N', d) of those that were there until now, `kept` (N',)."""
+        if not self.states.size:
+            self.states = np.zeros((len(self.states), x.shape[1]), x.dtype)
+        self.states[self.which[kept]] = x[kept]
+
+
 def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any]], facts: Facts) -> Iterator[Answer]:
     going = np.ones(len(layout.texts), bool)  # (n,): who has no answer yet
     kept = np.ones(len(layout.within), bool)  # (N,): which tokens, in a row, are still there
+    rest = Rest(layout)
     for stage in stages[:-1]:
         said = stage(batch)
         done = going & said.get("done", False)
@@ -40,44 +55,58 @@ def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any
         going = going & ~done
         if not going.any():
             return
+        if not facts.task.per_text:
+            rest.note(layout.collect(said[NEXT + "x"]), kept)
         if "keep" in said:
             kept = kept & layout.collect(said["keep"])
         left = kept & going[layout.owners]
         handed = {name.removeprefix(NEXT): said[name] for name in said if name.startswith(NEXT)}
         x = handed.pop("x")
         if left.sum() <= REPACK * len(left):
-            layout, x, chosen = closer(layout, x, left, going)
+            layout, x, chosen, stood = closer(layout, x, left, going)
             handed = {name: value[chosen] for name, value in handed.items()}
             going, kept = np.ones(len(layout.texts), bool), np.ones(len(layout.within), bool)
+            rest.which = rest.which[stood]
             segments = layout.segments
         else:
             segments = layout.spread(np.where(left, 1 + layout.owners, 0), 0)
         known = {name: batch[name] for name in ("threshold",) if name in batch}
-        batch = {"x": x, "segments": segments, "firsts": layout.firsts} | handed | known
-        batch["position_ids"] = layout.spread(layout.within, 0)
+        batch = _laid(layout, x, segments) | handed | known
+    if len(stages) > 1 and not facts.task.per_text:
+        layout, going = rest.layout, np.ones(len(rest.layout.texts), bool)
+        batch = _laid(layout, layout.spread(rest.states, 0), layout.segments)
     said = stages[-1](batch)
     for at, outputs in enumerate(_apart(said, layout, facts)):
         if going[at]:
             yield int(layout.texts[at]), outputs
 
 
+def _laid(layout: Layout, x: NDArray[Any], segments: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """What a later stage is given: hidden states (R, T, d), and where whose are."""
+    places = layout.spread(layout.within, 0)
+    return {"x": x, "segments": segments, "firsts": layout.firsts, "position_ids": places}
+
+
 def closer(
     layout: Layout, x: NDArray[Any], left: NDArray[np.bool_], going: NDArray[np.bool_]
-) -> tuple[Layout, NDArray[Any], NDArray[np.int64]]:
+) -> tuple[Layout, NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """Texts that are `going` (n,), by the tokens that are `left` (N,), in a smaller grid.
 
-    Returns the new layout, the hidden states in it (R', T', d), and which of the n texts stands where (n',).
+    Returns the new layout, the hidden states in it (R', T', d), which of the n texts stands where (n',), and which of
+    the N tokens each is, in a row (N',).
     """
     lengths = np.bincount(layout.owners[left], minlength=len(layout.texts))[going]
     [new] = layouts(lengths.tolist(), tokens=int(lengths.sum()) * len(lengths) + 1)
     starts = np.cumsum(lengths) - lengths
     order = starts[new.texts][new.owners] + new.within  # from the old row of what is left to the new one
-    states = new.spread(layout.collect(x)[left][order], 0)
+    stood = np.flatnonzero(left)[order]
+    states = new.spread(layout.collect(x)[stood], 0)
     chosen = np.flatnonzero(going)[new.texts]
     return (
         Layout(layout.texts[chosen], new.rows, new.columns, new.lengths, new.shape),
         states,
         chosen,
+        stood,
     )
 
 

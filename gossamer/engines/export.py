@@ -59,7 +59,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     wanted = _logits(model, batches, list(posed.outputs))
     tolerance = _tolerance(model, batches, posed, wanted)
     reads = [read for batch in batches for read in _reads(batch)]
-    if cuts(model):
+    if cuts(model, posed):
         return stages.write(model, folder, known, reads, tolerance)
     packed: tuple[Path, ...] = ()
     try:

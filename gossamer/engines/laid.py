@@ -82,8 +82,10 @@ class Watched(Passage):
         self.kept = keep & self.valid if self.kept is None else self.kept & keep
 
 
-def cuts(model: "PreTrainedModel") -> list[Cut]:
+def cuts(model: "PreTrainedModel", task: Task) -> list[Cut]:
     """Where the way of this model is to be cut, [] where it is the same for every text.
+
+    Where each token is answered for and some leave on the way, the head is a stage of its own: it reads them all.
 
     Raises:
         ValueError: some walk needs to know what a stage cannot.
@@ -104,7 +106,7 @@ def cuts(model: "PreTrainedModel") -> list[Cut]:
         found += [Cut(step, False)] if any(walk.skips(step) for walk in walks) and Cut(step, False) not in found else []
         found += [Cut(step, True)] if drops[step] else []
         found += [Cut(step + 1, False)] if step < depth - 1 and any(walk.stops(step) for walk in walks) else []
-    return found
+    return [*found, Cut(depth, False)] if found and not task.per_text else found
 
 
 class Stage(nn.Module):
@@ -146,7 +148,7 @@ class Stage(nn.Module):
         if "x" in given:
             told["inputs_embeds"] = given["x"]  # only its shape counts; see Stretch.run
         base: Any = self.model.base_model
-        if self.begin is None and self.end is None and not cuts(self.model):
+        if self.begin is None and self.end is None and not cuts(self.model, self.task):
             return self._answers(base(**told).last_hidden_state, given)
         stack, path = stack_of(self.model), loop(self.model)
         assert stack is not None
@@ -216,7 +218,7 @@ class Stretch(nn.Module):
                 return out
             self.x = out[0] if isinstance(out, tuple) else out
             self._depart(step)
-        if self.end is not None:
+        if self.end is not None and last < len(self.order):
             self._enter(last)
         return (self.x, *out[1:]) if isinstance(out, tuple) else self.x
 

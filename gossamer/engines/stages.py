@@ -76,7 +76,7 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
 
     layout = next(layouts([len(one.ids) for one in reads], LAID))
     batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
-    ends: list[Any] = [*cuts(model), None]
+    ends: list[Any] = [*cuts(model, known.task), None]
     made = []
     with as_it_was(model, known):
         for begin, end in zip([None, *ends], ends, strict=False):

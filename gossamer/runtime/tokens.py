@@ -1,5 +1,8 @@
 """Token skipping: what a token is worth, which tokens stay, and how that is learned."""
 
+from collections.abc import Iterable
+from itertools import compress
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +42,11 @@ class Ranked(Walk):
         super().__init__()
         self.depth, self.shares, self.own, self.bins = depth, list(shares), own, bins
         self.kept = nn.Parameter(torch.ones(depth, bins)) if bins else None
+        self.playing: list[bool] | None = None  # in training, which layers are not left out (LayerDrop)
+
+    def order(self, layers: Iterable[int]) -> Iterable[int]:
+        """Without those that are left out."""
+        return layers if self.playing is None else compress(layers, self.playing)
 
     def between(self, passage: Passage, heard: Heard | None) -> None:
         """Rank, and weigh or let go."""

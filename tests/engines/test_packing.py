@@ -59,8 +59,9 @@ def test_what_is_left_moves_closer_and_nothing_is_lost(lengths, seed):
     left = (chance.random(len(layout.within)) < 0.5) | (layout.within == 0)
     left &= going[layout.owners]
     name = 1 + 1000 * layout.texts[layout.owners] + layout.within  # says whose token it is, and which; 0: nobody's
-    new, states, chosen = closer(layout, layout.spread(name, 0), left, going)
+    new, states, chosen, stood = closer(layout, layout.spread(name, 0), left, going)
     assert sorted(new.collect(states)) == sorted(name[left]) and (states > 0).sum() == left.sum()
+    assert (name[stood] == new.collect(states)).all()
     assert (new.texts == layout.texts[chosen]).all() and sorted(chosen) == np.flatnonzero(going).tolist()
     for i, mine in zip(new.texts, new.each(states), strict=True):
         assert (mine // 1000 == i).all() and (np.diff(mine) > 0).all() and mine[0, 0] == 1 + 1000 * i

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from gossamer import artefact, pipeline, recipe
 from gossamer.cli import app
-from gossamer.engines import load
+from gossamer.engines import export, load
 from gossamer.job import Job
 from gossamer.measure import Schedule, measure
+from gossamer.measure.layers import watching
 from gossamer.promise import Promise, judge
 from gossamer.report import failures, rows, table
 from gossamer.report.card import card
@@ -25,10 +26,11 @@ KINDS = [task.kind for task in TASKS]
 QUICK = Schedule(singles=4, pool=8, rounds=2, seconds=2.0)
 WHY = {"texts": "wants an answer for every token", "classes": "has no classes of texts"}
 BY_TEXT = {n: WHY[method.serves] for n, method in recipe.methods().items() if hasattr(method, "serves")}
+SKIPS = [n for n, method in recipe.methods().items() if method.__module__.split(".")[-2] == "token_skipping"]
 REFUSED = {  # decoders that a method does not serve, and what it says
-    "causal-lm": BY_TEXT | {"CoFi": "its norms are not LayerNorms after each addition"},
+    "causal-lm": BY_TEXT | dict.fromkeys(SKIPS, "lets rows or tokens leave on the way") | {"CoFi": "its norms are not LayerNorms after each addition"},
     "seq2seq": BY_TEXT
-    | dict.fromkeys(("Share", "Theseus"), "has two loops")
+    | dict.fromkeys(("Share", "Theseus", *SKIPS), "has two loops")
     | {"TinyBERT": "has an encoder and a decoder, expected one of them"},
 }
 CONSTANT = {  # a tiny random model may answer all texts alike, which has no correlation
@@ -164,6 +166,32 @@ def test_every_method_serves_every_task_or_says_why_not(name, kind, world, tmp_p
     again = load(folder, engine="torch").logits(texts, pairs)
     assert len(again) == len(texts)
     assert all(alike(a, b) for a, b in zip(again, load(folder, engine="torch").logits(texts, pairs), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["token-classification", "question-answering"])
+@pytest.mark.parametrize("name", ["LTP", "LAT", "Transkimmer"])
+def test_every_token_has_an_answer_though_some_left(name, kind, world, tmp_path):
+    """Skipped tokens are answered for by the state they left with, on every engine."""
+    one = world(kind)
+    job = Job(
+        model=deepcopy(one.model), teacher=deepcopy(one.model).requires_grad_(False), task=one.task,
+        tokenizer=one.tokenizer, train=one.examples[:48], dev=one.examples[48:64], folder=tmp_path, max_steps=8,
+    )  # fmt: skip
+    drive(job, small.method(name))
+    texts, pairs = asked(one, 8)
+    batch = one.task.collate(one.examples[:4], 0)
+    folder = artefact.save(
+        job.model, tmp_path / "made", tokenizer=one.tokenizer, probe=one.task.probe(batch), verify=False
+    )
+    with watching(job.model) as seen, torch.no_grad():
+        job.model(**one.task.given(one.task.collate(one.examples[:1], 0), labels=False))
+    assert seen[-1][1] < len(one.examples[0]["input_ids"]), "some have left"
+    export.write(job.model, one.tokenizer, folder)
+    wanted = load(folder, engine="torch").logits(texts, pairs, batch_size=1)
+    for engine in ("onnxruntime", "openvino"):
+        for size in (1, 3, 8):
+            found = load(folder, engine=engine).logits(texts, pairs, batch_size=size)
+            assert all(alike(a, b) for a, b in zip(found, wanted, strict=True)), (engine, size)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """LAT: Length-Adaptive Transformer: Train Once with Length Drop, Use Anytime with Search (Kim & Cho, ACL 2021).
 
-One model for every budget.  In training lengths are drawn at random, layer by layer (LengthDrop, section 3.1), and each
-step sees the whole model, the shortest one and some in between; these learn from the first (sandwich rule, in-place
-distillation).  Then lengths are searched by evolution: mutations and crossovers of the best ones so far, by
-multiply-accumulates and accuracy on development texts (section 3.3).  What is dropped keeps its state to the end (drop
-and restore).  Lengths are shares of the text's own here; the KL divergence runs backwards, as in the authors' code.
+One model for every budget.  In training lengths are drawn at random, layer by layer (LengthDrop, section 3.1), and
+whole layers are left out (LayerDrop); each step sees the whole model, the shortest one and some in between; these learn
+from the first (sandwich rule, in-place distillation).  Then lengths are searched by evolution: mutations and crossovers
+of the best ones so far, by multiply-accumulates and accuracy on development texts (section 3.3).  What is dropped keeps
+its state to the end (drop and restore).  Lengths are shares of the text's own here; the KL divergence runs backwards,
+as in the authors' code.
 """
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -16,26 +19,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gossamer.anatomy import blocks
 from gossamer.fields import Between
+from gossamer.formula import layer
 from gossamer.job import Job, score
-from gossamer.loss import Loss, Step, Task
+from gossamer.loss import Loss, Step, Task, errors
 from gossamer.runtime.tokens import Ranked
 from gossamer.train import Train
-from gossamer.walking import depth, walk
+from gossamer.walking import depth, order, walk
 
 Lengths = tuple[float, ...]  # of a text's length, what is left after each layer's attention
 
 
 @dataclass(frozen=True)
 class LAT:
-    """Length drop, then search.  keep: work left, of all; drop: p of a layer; samples: lengths between, in a step."""
+    """Length drop, then search.
+
+    keep: work left, of all; drop: p, what may leave in a layer; layer_drop: how often a layer is left out; samples:
+    lengths between, in a step.  rounds, children: of the search, which scores on so many `texts` of the development
+    split.  backwards: KL(short || whole), as the code has it, not KL(whole || short).
+    """
 
     rows: ClassVar[tuple[str, ...]] = ("lat",)
     kind: ClassVar[str] = "walk"
-    serves: ClassVar[str] = "texts"
 
     keep: Annotated[float, Between(0.1, 0.99)] = 0.6
     drop: Annotated[float, Between(0.01, 0.9)] = 0.2
+    layer_drop: Annotated[float, Between(0.0, 0.9)] = 0.2
     samples: Annotated[int, Between(0, 8)] = 2
     rounds: Annotated[int, Between(0, 1000)] = 10
     children: Annotated[int, Between(1, 1000)] = 10
@@ -49,7 +59,7 @@ class LAT:
         layers = depth(job.model)
         ranked = Ranked(layers, [1.0] * layers, own=True)
         walk(job.model, ranked)
-        loss = Task() + Sandwich(job, ranked, self)
+        loss = 1 / (2 + self.samples) * (Task() + Sandwich(job, ranked, self))
         yield Train(loss, epochs=self.epochs, lr=self.lr, name="length drop")
         ranked.shares = steps(shortest(layers, self.drop))
         if not job.dry:
@@ -57,14 +67,14 @@ class LAT:
 
     def search(self, job: Job, ranked: Ranked) -> Lengths:
         """The lengths of best score among those found that cost at most `keep` of the whole."""
-        chance, examples = random.Random(job.seed), job.dev[: self.texts]
+        chance, examples = random.Random(job.seed), (job.dev or job.train)[: self.texts]
         cost = Cost(job, examples)
         known: dict[Lengths, tuple[float, float]] = {}
 
         def ask(lengths: Lengths) -> None:
             if lengths not in known:
                 ranked.shares = steps(lengths)
-                known[lengths] = (cost.of(lengths), score(job.model, job, examples))
+                known[lengths] = (cost.of(lengths), quality(job, examples))
 
         evenly = [constant(ranked.depth, self.drop * i / 10) for i in range(11)]
         for lengths in [*evenly, constant(ranked.depth, fitting(cost, ranked.depth, self.keep))]:
@@ -76,6 +86,18 @@ class LAT:
                 ask(child)
         fits = {one: found for one, found in known.items() if found[0] <= self.keep} or known
         return max(fits, key=lambda one: (fits[one][1], -fits[one][0]))
+
+
+@torch.no_grad()
+def quality(job: Job, examples: list[dict[str, Any]]) -> float:
+    """The task's metric; where a text has more answers than one, the mean loss below nought."""
+    if job.task.per_text and not job.task.bare:
+        return score(job.model, job, examples)
+    job.model.eval()
+    batches = [job.collate(examples[at : at + 64]) for at in range(0, len(examples), 64)]
+    batches = [{k: v.to(job.device) for k, v in batch.items()} for batch in batches]
+    found = [errors(job.task.said(job.model(**job.task.given(batch)), batch), batch) for batch in batches]
+    return -float(torch.cat(found).mean())
 
 
 def steps(lengths: Sequence[float]) -> list[float]:
@@ -131,20 +153,18 @@ class Cost:
     """Multiply-accumulates of the layers for some texts, as a share of the whole model's."""
 
     def __init__(self, job: Job, examples: Sequence[dict[str, Any]]) -> None:
-        config = job.model.config
-        self.d = int(config.hidden_size)
-        self.inner = int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", 4 * self.d))
-        self.lengths = torch.tensor([float(len(e["input_ids"])) for e in examples])
-        self.layers = depth(job.model)
-        self.whole = self.sum([1.0] * self.layers)
+        stored = blocks(job.model)
+        self.layers = [stored[i] for i in order(job.model)]
+        self.texts = Counter(len(e["input_ids"]) for e in examples)
+        self.whole = self.sum([1.0] * len(self.layers))
 
-    def sum(self, lengths: Sequence[float]) -> float:
-        """n_a (4 d^2 + 2 n_a d) + n_f 2 d I, n_a tokens in the attention and n_f after it."""
-        total = torch.zeros(())
-        for before, after in zip((1.0, *lengths[:-1]), lengths, strict=True):
-            n, m = (self.lengths * before).ceil(), (self.lengths * after).ceil()
-            total = total + (n * (4 * self.d**2 + 2 * n * self.d) + m * 2 * self.d * self.inner).sum()
-        return float(total)
+    def sum(self, lengths: Sequence[float]) -> int:
+        """Of all texts."""
+        total = 0
+        for n, times in self.texts.items():
+            left = [n, *(math.ceil(share * n - 1e-4) for share in lengths)]
+            total += times * sum(map(layer, self.layers, left[:-1], left[1:]))
+        return total
 
     def of(self, lengths: Sequence[float]) -> float:
         """The share."""
@@ -152,7 +172,7 @@ class Cost:
 
 
 class Sandwich(Loss):
-    """KL of the shortest and of some random lengths from the whole model's answer, the mean over the lengths."""
+    """KL of the shortest and of some random lengths from the whole model's answer, the sum over the lengths."""
 
     def __init__(self, job: Job, ranked: Ranked, told: LAT) -> None:
         super().__init__()
@@ -166,12 +186,14 @@ class Sandwich(Loss):
         for i in range(1 + told.samples):
             drops = [told.drop if not i else told.drop * float(torch.rand(())) for _ in whole]
             ranked.shares = [1 - drop for drop in drops]
+            plays = (torch.rand(ranked.depth) >= told.layer_drop).tolist()
+            ranked.playing = plays if any(plays) else None
             try:
-                out = job.model(**job.task.given(step.batch, labels=False))  # type: ignore[arg-type]
+                out = job.model(**job.task.given(step.batch, labels=False))
             finally:
-                ranked.shares = whole
-            found.append(apart(out.logits.float(), teacher, told.backwards))
-        return torch.stack(found).mean()
+                ranked.shares, ranked.playing = whole, None
+            found.append(apart(job.task.said(out, step.batch).logits.float(), teacher, told.backwards))
+        return torch.stack(found).sum()
 
 
 def apart(student: Tensor, teacher: Tensor, backwards: bool) -> Tensor:

@@ -31,7 +31,6 @@ class LTP:
 
     rows: ClassVar[tuple[str, ...]] = ("ltp",)
     kind: ClassVar[str] = "walk"
-    serves: ClassVar[str] = "texts"
 
     price: Annotated[float, Between(0.0, 1.0)] = 0.1
     heat: Annotated[float, Between(1e-5, 1e-1)] = 1e-3

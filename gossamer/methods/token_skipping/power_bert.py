@@ -30,7 +30,6 @@ class PoWERBERT:
 
     rows: ClassVar[tuple[str, ...]] = ("power_bert",)
     kind: ClassVar[str] = "walk"
-    serves: ClassVar[str] = "texts"
 
     price: Annotated[float, Between(0.0, 1.0)] = 3e-4
     search_lr: Annotated[float, Between(1e-6, 1.0)] = 3e-3

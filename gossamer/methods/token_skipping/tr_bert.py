@@ -12,13 +12,13 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gossamer.fields import Between
 from gossamer.job import Job
-from gossamer.loss import Logits, Loss, Step
+from gossamer.loss import Logits, Loss, Step, errors
 from gossamer.runtime.tokens import Policy
 from gossamer.runtime.walks import in_full
+from gossamer.task import Said
 from gossamer.trace import tracing
 from gossamer.train import Train
 from gossamer.walking import depth, walk
@@ -30,7 +30,6 @@ class TRBERT:
 
     rows: ClassVar[tuple[str, ...]] = ("tr_bert",)
     kind: ClassVar[str] = "walk"
-    serves: ClassVar[str] = "texts"
 
     alpha: Annotated[float, Between(0.0, 10.0)] = 1.0
     choices: Annotated[int, Between(2, 64)] = 8
@@ -66,22 +65,23 @@ class Reinforce(Loss):
     def forward(self, step: Step) -> Tensor:
         """labels: (b,); the student's own run is one of the choices."""
         policy, batch = self._policy[0], step.batch
-        logs, rewards, logits = list[Tensor](), list[Tensor](), step.student.out.logits.detach()
+        logs, rewards, out = list[Tensor](), list[Tensor](), step.student.out
         for left in range(self.choices, 0, -1):
-            logs.append(policy.log_prob())
-            rewards.append(reward(logits.float(), batch["labels"]) - self.alpha * policy.share().detach())
+            lost, share = errors(out, batch).detach(), policy.share().detach()
+            rewards.append(-lost - self.alpha * share.view(-1, len(lost)).mean(0))  # a pair may be two texts
+            logs.append(policy.log_prob().view(-1, len(lost)).sum(0))
             if left == 2 and self.training and step.progress < self.guided:  # the last choice is a guided one
                 policy.worth = self.worth(batch)
-            logits = self.run(batch) if left > 1 else logits
+            out = self.run(batch) if left > 1 else out
             policy.worth = None
         all_ = torch.stack(rewards)
         return -((all_ - all_.mean(0)) * torch.stack(logs)).mean()
 
     @torch.no_grad()
-    def run(self, batch: Any) -> Tensor:
-        """Other choices; (b, labels)."""
-        out = self._job[0].model(**self._job[0].task.given(batch, labels=False))
-        return out.logits  # type: ignore[no-any-return]
+    def run(self, batch: Any) -> Said:
+        """Other choices."""
+        task = self._job[0].task
+        return task.said(self._job[0].model(**task.given(batch, labels=False)), batch)
 
     def worth(self, batch: Any) -> Tensor:
         """|<dCE / dh_deep, h_deep - h_early>|: what skipping what lies between changes, to first order; (b, t).
@@ -97,17 +97,11 @@ class Reinforce(Loss):
                 embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
                 given = job.task.given(batch)
                 given.pop("input_ids")
-                out = model(inputs_embeds=embedded, **given)
+                lost = job.task.said(model(inputs_embeds=embedded, **given), batch).loss
             deep, early = seen.hidden[max(2, 3 * (len(seen.hidden) - 1) // 4)], seen.hidden[1]
-            [grad] = torch.autograd.grad(out.loss, [deep])
+            assert lost is not None
+            [grad] = torch.autograd.grad(lost, [deep])
             return (grad * (deep - early)).sum(-1).abs().detach()
         finally:
             for module, mode in modes.items():
                 module.training = mode
-
-
-def reward(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the loss of each text, (b,)."""
-    if logits.shape[-1] == 1:
-        return -(logits[:, 0] - labels.float()).square()
-    return -F.cross_entropy(logits, labels, reduction="none")

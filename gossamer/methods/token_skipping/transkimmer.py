@@ -27,7 +27,6 @@ class Transkimmer:
 
     rows: ClassVar[tuple[str, ...]] = ("transkimmer",)
     kind: ClassVar[str] = "walk"
-    serves: ClassVar[str] = "texts"
 
     price: Annotated[float, Between(0.0, 10.0)] = 0.5
     epochs: Annotated[float, Between(0.1, 100)] = 3.0

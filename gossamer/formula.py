@@ -1,4 +1,4 @@
-"""What an encoder should cost by arithmetic, to hold the counter of gossamer.measure.macs against.
+"""What an encoder should cost by arithmetic, to hold the counter of gossamer.measure.macs against, and for searches.
 
 A layer with matrices of in x out costs n times the sum of in * out, and its attention n^2 times the width of all
 queries and all values: for a whole BERT layer 4nH^2 + 2nHI + 2n^2H.  Read off the modules that are there, so it holds
@@ -23,11 +23,14 @@ def encoder(model: nn.Module, tokens: int) -> int:
     stored = blocks(model)
     if len({block.tower for block in stored}) > 1:
         raise ValueError("the cost of an encoder with a decoder depends on what it writes; count it with macs.count")
-    return sum(_layer(stored[i], tokens) for i in order(model)) + _embeddings(model, tokens) + _head(model)
+    return sum(layer(stored[i], tokens) for i in order(model)) + _embeddings(model, tokens) + _head(model)
 
 
-def _layer(block: Any, tokens: int) -> int:
-    linear = sum(_matrix(module) for module in block.matrices) * tokens
+def layer(block: Any, tokens: int, after: int | None = None) -> int:
+    """The multiply-accumulates of one layer; after: how many tokens are left once its attention is done (None: all)."""
+    forward = [block.layer.get_submodule(path) for p in ("up", "down", "gate") if (path := block.path(p)) is not None]
+    attention = sum(_matrix(module) for module in block.matrices if module not in forward) * tokens
+    linear = attention + sum(map(_matrix, forward)) * (tokens if after is None else after)
     if isinstance(block.part("attend"), NoAttention) or isinstance(block.part("o"), Nothing):
         return linear
     return linear + tokens**2 * (shape(block.q)[1] + shape(block.v)[1])
