@@ -12,6 +12,7 @@ from torch import nn
 from .block import Block, Slice, expand, find, join, shape
 from .families import ACTIVATIONS, FAMILIES, HEADS, POOLS, Attention, Names
 from .runtime.exits import Exits
+from .runtime.tokens import Policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +195,9 @@ def stream(model: nn.Module) -> Stream:
             kind += [m for m in (find(root, p) for p in extra) if m is not None]
     for exits in (m for m in model.modules() if isinstance(m, Exits)):
         readers += exits.heads.readers()
+    for policy in (m for m in model.modules() if isinstance(m, Policy)):
+        readers += policy.readers()
+        norms += policy.norms()
     twin = find(model.get_submodule(_base(model)), names.twins)
     writers += [twin] if twin is not None else []
     readers += [_entry(m) for m in _ends(model)]

@@ -166,20 +166,24 @@ class Hidden(Loss):
     """Squared error between hidden states, embeddings included, evenly mapped (TinyBERT, eq. 8 and 9).
 
     One projection with bias from the student's to the teacher's width, shared by all layers as in the official code;
-    the sum over layers of the mean over tokens and features.
+    the sum over layers of the mean over tokens and features.  below: how many of the teacher's layers the student's
+    embeddings stand for; evenly mapped are those above.
     """
 
     reads = Reads(hidden=ALL, student_hidden=True)
 
-    def __init__(self, width: int, teacher_width: int) -> None:
+    def __init__(self, width: int, teacher_width: int, below: int = 0) -> None:
         super().__init__()
-        self.width, self.teacher_width = width, teacher_width
+        self.width, self.teacher_width, self.below = width, teacher_width, below
         self.project = nn.Linear(width, teacher_width) if width != teacher_width else nn.Identity()
 
     def forward(self, step: Step) -> Tensor:
         """hidden: (B, T, width)."""
         s, mask = step.student.hidden, step.student.mask
         t = [step.taught.hidden[0], *step.taught.every(len(s) - 1)]
+        if self.below:
+            upper = step.taught.hidden[self.below :]
+            t = [upper[i * (len(upper) - 1) // (len(s) - 1)] for i in range(len(s))]
         assert mask is not None
         return torch.stack([masked_mse(self.project(a), b, mask) for a, b in zip(s, t, strict=True)]).sum()
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from gossamer.order import LAW, allow, done
 from gossamer.runtime.modules import IntLinear, LowRank, ScoreAttention, TernaryEmbedding
+from gossamer.runtime.trigrams import Trigrams
 from gossamer.runtime.walks import Shared
 from gossamer.train import also, drive, then
 from gossamer.walking import walk
@@ -32,6 +33,7 @@ FOUND: dict[str, tuple[Callable[[Any], Any], dict[str, str]]] = {
     "integers": (lambda m: put(m, IntLinear(32, 64)), {"settle": "IntLinear"}),
     "factors": (lambda m: put(m, LowRank(32, 4, 64)), {"factor": "LowRank"}),
     "ternary": (lambda m: put(m, TernaryEmbedding(4, 4)), {"settle": "TernaryEmbedding"}),
+    "table": (lambda m: put(m, Trigrams(8, 4, 0, 0, "", 3)), {"table": "Trigrams"}),
     "shared": (lambda m: walked(m, Shared([0, 0, 1, 1])), {"walk": "Shared"}),
     "exits": (lambda m: walked(m, tiny.patience(["bert.pooler"], 4, 32, 2, 1)), {"walk": "Exits"}),
     "scores": (
@@ -40,8 +42,8 @@ FOUND: dict[str, tuple[Callable[[Any], Any], dict[str, str]]] = {
     ),
 }  # fmt: skip
 LATE: dict[str, tuple[str, ...]] = {
-    "rearrange": ("settle", "factor", "walk"), "cut": ("settle", "factor"), "factor": ("settle",), "settle": (),
-    "walk": (),
+    "rearrange": ("settle", "factor", "table", "walk"), "cut": ("settle", "factor", "table"),
+    "factor": ("settle", "table"), "table": ("settle", "table", "walk"), "settle": (), "walk": (),
 }  # fmt: skip
 
 

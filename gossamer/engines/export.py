@@ -20,6 +20,7 @@ from gossamer.engines.graphs import GRAPH
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
 from gossamer.environment import install, installed
+from gossamer.runtime.trigrams import trigrams_of
 from gossamer.task import CausalLM, Classification, Read, Seq2Seq, Task
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _refuse(model: "PreTrainedModel", folder: Path) -> Task:
         if tensor.is_floating_point() and tensor.dtype.itemsize != 4:
             raise ValueError(f"{name} is {tensor.dtype}, expected torch.float32; type model.float()")
     _see(folder)
+    if (table := trigrams_of(model)) is not None and table.layers:
+        raise ValueError('SkipBERT(misses="compute") computes what its table lacks on engine="torch" only')
     posed = facts(folder).task
     if isinstance(posed, (Seq2Seq, CausalLM)):
         raise ValueError(f'a model for {posed.kind} writes word by word, which runs with engine="torch"')

@@ -21,6 +21,7 @@ from gossamer.engines.course import MEMORY, NEXT
 from gossamer.runtime.attention import Heard, listening
 from gossamer.runtime.exits import Exits
 from gossamer.runtime.passage import Passage
+from gossamer.runtime.trigrams import laid
 from gossamer.runtime.walks import Stack, TokenThreshold, stack_of, summary
 from gossamer.task import Task
 
@@ -149,7 +150,8 @@ class Stage(nn.Module):
             told["inputs_embeds"] = given["x"]  # only its shape counts; see Stretch.run
         base: Any = self.model.base_model
         if self.begin is None and self.end is None and not cuts(self.model, self.task):
-            return self._answers(base(**told).last_hidden_state, given)
+            with laid(segments):
+                return self._answers(base(**told).last_hidden_state, given)
         stack, path = stack_of(self.model), loop(self.model)
         assert stack is not None
         stretch = Stretch(stack, self.begin, self.end, given, mask)
@@ -158,7 +160,8 @@ class Stage(nn.Module):
         for walk, _ in exits:
             walk.threshold = given["threshold"]  # type: ignore[assignment]  # for whoever runs the stage to choose
         try:
-            x = base(**told).last_hidden_state
+            with laid(segments):
+                x = base(**told).last_hidden_state
         finally:
             self.model.set_submodule(path, stack)
             for walk, before in exits:

@@ -60,6 +60,16 @@ def weighing(weights: Tensor | None) -> Iterator[None]:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Tell nobody of what is computed inside the block."""
+    token = _listeners.set(())
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
+
+
+@contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Tell `listener` of every attention computed inside the block, in this thread only."""
     token = _listeners.set((*_listeners.get(), listener))

@@ -21,6 +21,7 @@ from .modules import (
     TernaryLinear,
 )
 from .tokens import Policy, Ranked
+from .trigrams import Trigrams
 from .walks import Shared, Stack, TokenThreshold, install
 
 Description = dict[str, Any]
@@ -33,7 +34,7 @@ PARTS: dict[str, type[nn.Module]] = {
     part.__name__: part
     for part in (
         AttentionRounding, Exits, InputRounding, IntEmbedding, IntLinear, LowRank, NoAttention, Nothing,
-        Policy, Ranked, ScoreAttention, Shared, TernaryEmbedding, TernaryLinear, TokenThreshold,
+        Policy, Ranked, ScoreAttention, Shared, TernaryEmbedding, TernaryLinear, TokenThreshold, Trigrams,
     )
 }  # fmt: skip
 
@@ -137,6 +138,8 @@ def replay(model: nn.Module, found: dict[str, Description]) -> nn.Module:
                 setattr(model.get_submodule(path.rstrip("#")), name, count)
             continue
         part = build(description)
+        if isinstance(part, Trigrams):
+            part.grow(model, path)
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, part)
         if getattr(part, "needs_attention", False):

@@ -28,7 +28,8 @@ class Passage:
     x: (b, t, d) hidden states of the rows and tokens still travelling.  rows: (b,) their places in the batch.
     tokens: (b, t) their positions in the text.  valid: (b, t) False on padding and filler.  lengths: (b,) true lengths.
     memory: what the walks keep per row, (b, ...); marks: per token, (b, t, ...).  heard: the current layer's attention.
-    answers: (B, classes) of rows that have finished.
+    going: (b, t) tokens that are to stay, None: all; leave: whether the others leave the batch.  answers: (B, classes)
+    of rows that have finished.
     """
 
     x: Tensor
@@ -41,6 +42,8 @@ class Passage:
     final: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
     marks: dict[str, Tensor] = field(default_factory=dict)
+    going: Tensor | None = None
+    leave: bool = False
     answers: Tensor | None = None
     answered: Tensor | None = None
     step: int = 0
@@ -160,11 +163,19 @@ class Passage:
         return self.living[:, None, :]
 
     def drop(self, keep: Tensor, leave: bool) -> None:
-        """Only the tokens `keep` (b, t) True travel on.
+        """Only the tokens `keep` (b, t) True are to travel on; it is done when all walks have been asked.
 
         leave: the others leave the batch; else they are hidden, and frozen by `freeze`, which comes to the same.
         """
-        if leave:
+        self.going = keep if self.going is None else self.going & keep
+        self.leave = leave
+
+    def let_go(self) -> None:
+        """Do what `drop` was told."""
+        keep, self.going = self.going, None
+        if keep is None:
+            return
+        if self.leave:
             self.keep_tokens(keep)
             return
         fresh = self.living & ~keep

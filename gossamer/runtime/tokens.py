@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class Ranked(Walk):
 class Policy(Walk):
     """A small network before some layers says which tokens go on (TR-BERT, Transkimmer).
 
-    places: before which layers, from 0 on.  hidden: its width; deep: two norms in it, as in Transkimmer.  A token goes
+    places: before which layers, from 0 on.  hidden: its width; deep: with two norms, as in Transkimmer.  A token goes
     on if its probability is at least a half; the first one always does.  While it is learned, `mode` says how: "" as in
     use, "sample": by chance, the choices being kept in `acts`; "soft": by chance too, in a way that has a gradient
     (straight-through Gumbel-softmax).
@@ -85,21 +86,42 @@ class Policy(Walk):
 
     def __init__(self, depth: int, width: int, places: list[int], hidden: int = 32, deep: bool = False) -> None:
         super().__init__()
-        self.depth, self.width, self.places, self.hidden, self.deep = depth, width, list(places), hidden, deep
-        self.nets = nn.ModuleList(self._net() for _ in places)
+        self.depth, self.places, self.deep = depth, list(places), deep
+        self.nets = nn.ModuleList(self._net(width, hidden) for _ in places)
         self.mode = ""
         self.acts: list[tuple[int, Tensor, Tensor, Tensor]] = []  # place, states, who was there, who goes on
         self.counts: list[tuple[Tensor, Tensor]] = []  # of the tokens that go on, and of all: (b,) each
         self.worth: Tensor | None = None  # (b, t): if given, as many tokens go on, but those of most worth
 
-    def _net(self) -> nn.Sequential:
+    def readers(self) -> list[Any]:
+        """The linear layers that read hidden states."""
+        return [net[int(self.deep)] for net in self.nets]  # type: ignore[index]
+
+    def norms(self) -> list[Any]:
+        """The norms over hidden states."""
+        return [net[0] for net in self.nets] if self.deep else []  # type: ignore[index]
+
+    @property
+    def width(self) -> int:
+        """Of hidden states, by now."""
+        return int(self.readers()[0].in_features)
+
+    @property
+    def hidden(self) -> int:
+        """Of the networks."""
+        return int(self.readers()[0].out_features)
+
+    def rest(self) -> None:
+        """Nothing is learned any more."""
+        self.mode, self.acts, self.counts = "", [], []
+
+    def _net(self, width: int, hidden: int) -> nn.Sequential:
         if self.deep:
             net = nn.Sequential(
-                nn.LayerNorm(self.width), nn.Linear(self.width, self.width), nn.LayerNorm(self.width), nn.GELU(),
-                nn.Linear(self.width, 2),
-            )  # fmt: skip
+                nn.LayerNorm(width), nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, 2)
+            )
         else:
-            net = nn.Sequential(nn.Linear(self.width, self.hidden), nn.GELU(), nn.Linear(self.hidden, 2))
+            net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 2))
         for module in net:
             if isinstance(module, nn.Linear):
                 module.weight.data.normal_(std=0.02)
@@ -133,7 +155,7 @@ class Policy(Walk):
                 keep = self._best(passage, z)
             self.acts.append((at, x, passage.living & ~first, keep))
         keep = keep | first
-        if self.training:
+        if self.training and self.mode:
             self.counts.append(((keep & passage.living).sum(1).float(), passage.lengths.float()))
         passage.drop(keep, leave=not self.training and not self.whole)
 

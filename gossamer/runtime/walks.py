@@ -221,6 +221,7 @@ class Stack(nn.ModuleList):
                 passage.heard.clear()
                 for walk in walks:
                     walk.enter(passage)
+                passage.let_go()
                 with self._halfway(layers[i], passage), weighing(passage.marks.get("keys")):
                     out = layers[i](passage.x, **passage.carried)
                 passage.x = out[0] if isinstance(out, tuple) else out
@@ -246,6 +247,7 @@ class Stack(nn.ModuleList):
             passage.x = out[0] if isinstance(out, tuple) else out
             for walk in self.walking:
                 walk.between(passage, passage.heard[-1] if passage.heard else None)
+            passage.let_go()
             return (passage.x, *out[1:]) if isinstance(out, tuple) else passage.x
 
         hook = (layer.get_submodule(self.midpoint) if self.midpoint else layer).register_forward_hook(ask)

@@ -24,6 +24,7 @@ CLAIMS = {
     "rearrange": {"bytes": 0.7, "weights": 0.7},
     "cut": {"bytes": 0.8, "weights": 0.8, "macs": 0.8},
     "factor": {"bytes": 0.8, "weights": 0.8, "macs": 0.8},
+    "table": {"work": 0.7, "macs": 0.7},
     "settle": {"bytes": 0.35},
     "walk": {"work": 0.9, "macs": 0.9},
 }
@@ -124,6 +125,7 @@ IDLE: dict[str, tuple[Callable[[Job], None], str]] = {
     "PastFuture": (layers(1), "no example could stop before the end; use PastFuture on 2 layers or more"),
     "RightTool": (layers(1), r"expected some from 1 to 0; type RightTool\("),
     "RomeBERT": (done_before("RomeBERT"), "use it once"),
+    "SkipBERT": (layers(1), r"nothing would be left; type SkipBERT\("),
     "Share": (layers(1), r"nothing would be shared; type Share\("),
     "TernaryBERT": (settled, "finds nothing to do; leave it out"),
     "Theseus": (layers(1), r"expected a proper divisor of 1 .*; type Theseus\("),

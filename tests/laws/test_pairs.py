@@ -12,10 +12,12 @@ from gossamer import artefact, order, recipe
 from gossamer.job import Job
 from gossamer.measure.size import parameters, tensor_bytes
 from gossamer.runtime.exits import Exits
+from gossamer.runtime.tokens import Policy
+from gossamer.runtime.trigrams import Trigrams
 from tests import small
 from tests.laws.test_alone import CLAIMS
 
-EXITS = [name for name, method in recipe.methods().items() if method.__module__.split(".")[-2] == "early_exit"]
+EXITS = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] == "early_exit" and m.kind == "walk"]
 # Exits are one mechanism, so three of its methods stand for all beside what changes shapes: heads that share a pooler,
 # that look at all tokens, that remember layers.
 TYPICAL = ("FastBERT", "PABEE", "PastFuture")
@@ -29,8 +31,9 @@ def telling(first: str, second: str) -> bool:
 
 
 PAIRS = [pair for pair in product(small.NAMES, repeat=2) if telling(*pair)]
-RANK = {"begin": 0, "rearrange": 1, "cut": 2, "factor": 3, "settle": 4}
+RANK = {"begin": 0, "rearrange": 1, "cut": 2, "factor": 3, "table": 4, "settle": 5}
 AGAIN = ("CoFi", "Theseus")  # what a second time takes away more
+ALIKE = (set(EXITS), {"LAT", "PoWERBERT"}, {"TRBERT", "Transkimmer"})  # one mechanism, which walks a model once
 DEEP = ("LeeBERT", "PABEE", "PCEEBERT")  # their patience asks for more than two layers
 REASONS = (
     r"comes too late: the model already holds .*; put \w+ first",
@@ -45,12 +48,12 @@ REASONS = (
 def allowed(first: str, second: str) -> bool:
     """What the order law says of a pair, and what of these very models."""
     one, two = (small.method(name).kind for name in (first, second))
-    if first == second or (first in EXITS and second in EXITS):
+    if first == second or any({first, second} <= alike for alike in ALIKE):
         return first in AGAIN
-    if two == "begin" or (one == "walk" and two == "rearrange"):
+    if two == "begin" or (one == "walk" and two in ("rearrange", "table")):
         return False
-    if (first, second) in (("Share", "Theseus"), ("CoFi", "Share"), ("Int8", "TernaryBERT")) or (
-        first == "Theseus" and second in DEEP
+    if (first, second) in (("Share", "Theseus"), ("CoFi", "Share"), ("Int8", "TernaryBERT"), ("Share", "SkipBERT")) or (
+        first in ("SkipBERT", "Theseus") and second in DEEP
     ):
         return False  # a walk is in the way; cut unevenly; nothing is left to round; too shallow for patience
     if "walk" in (one, two):
@@ -59,9 +62,9 @@ def allowed(first: str, second: str) -> bool:
 
 
 def without(model: nn.Module) -> dict[str, float]:
-    """What a model costs; what exits store, which bring weights of their own, is left out."""
+    """What a model costs; what exits, policies and tables store, which bring weights of their own, is left out."""
     found = small.costs(model)
-    own = [m for m in model.modules() if isinstance(m, Exits)]
+    own = [m for m in model.modules() if isinstance(m, (Exits, Policy, Trigrams))]
     found["bytes"] -= sum(tensor_bytes(m) for m in own)
     found["weights"] -= sum(parameters(m) for m in own)
     return found

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
+from gossamer.anatomy import width
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Logits, Loss, Step, errors
@@ -44,14 +45,14 @@ class TRBERT:
         layers = depth(job.model)
         if layers < 2:
             raise ValueError("found 1 layer: no token could be saved anything; use TRBERT on 2 layers or more")
-        policy = Policy(layers, int(job.model.config.hidden_size), sorted({1, layers // 2}))
+        policy = Policy(layers, width(job.model), sorted({1, layers // 2}))
         walk(job.model, policy)
         policy.mode = "sample"
         alone = Reinforce(job, policy, self.alpha, self.choices, self.guided)
         yield Train(alone, epochs=self.policy_epochs, extra_lr=self.policy_lr, only=[policy], name="policy")
         both = Logits() + Reinforce(job, policy, self.alpha, self.choices, 0.0)
         yield Train(both, epochs=self.joint_epochs, lr=self.lr, extra_lr=self.policy_lr, name="joint")
-        policy.mode = ""
+        policy.rest()
 
 
 class Reinforce(Loss):

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from gossamer.anatomy import width
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Loss, Step, Task
@@ -36,12 +37,13 @@ class Transkimmer:
     def __call__(self, job: Job) -> Iterator[Train]:
         """One stage."""
         layers = depth(job.model)
-        policy = Policy(layers, int(job.model.config.hidden_size), list(range(layers)), deep=True)
+        wide = width(job.model)
+        policy = Policy(layers, wide, list(range(layers)), hidden=wide, deep=True)
         walk(job.model, policy)
         policy.mode = "soft"
         loss = Task() + self.price * Skimmed(policy)
         yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=self.skim_lr, name="skim")
-        policy.mode = ""
+        policy.rest()
 
 
 class Skimmed(Loss):

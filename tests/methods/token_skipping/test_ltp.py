@@ -101,7 +101,8 @@ def test_a_cold_soft_mask_is_the_hard_one(tmp_path: Path) -> None:
 
     def watch(passage: Passage, heard: Heard | None) -> None:
         original(way, passage, heard)
-        kept.append(~passage.marks["dropped"])
+        assert passage.going is not None
+        kept.append(passage.going & passage.living)
 
     way.between = watch  # type: ignore[method-assign]
     jobs.logits(at.model, batch)

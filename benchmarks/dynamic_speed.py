@@ -1,0 +1,370 @@
+"""What the clock says of early exit and token skipping beside the multiply-accumulates; for docs/results/dynamic.md.
+
+    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--steps 150] [--texts 64] [--rounds 3] [--threads N]
+                                       [--among WORD,...]
+
+Rotten Tomatoes, seed 0.  Stages that benchmarks/dynamic.py has finished in --folder are read back, what is missing is
+trained; each method becomes an artefact with graphs.  With exits, the threshold is taken on development texts: the best
+with 1.5 times fewer layers.  Then the method and the plain model take turns on every engine, from token ids to logits,
+one text at a time and batches of 32 in the order of arrival; a ratio is that of the same engine.  On one thread, in CPU
+time and on torch: what is left of the ideal when half of the layers are passed, and what exits cost that nobody takes.
+At the end four kinds of method alone and all in one artefact.  Figures go to speed.json in --folder after each method,
+and an interrupted run goes on; `python benchmarks/dynamic.py --render` writes the page.  Use the machine for nothing
+else meanwhile.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+import torch
+from dynamic import EXITS, RECIPES, job_for, source, teacher
+from engines import apart
+from peers import contestants, goals, page, speed
+from peers.shapes import described, once, say, stamp
+from spine import accuracy, mean, slug
+
+from gossamer import artefact, points, recipe
+from gossamer.engines import ENGINES
+from gossamer.environment import cores, hardware, versions
+from gossamer.measure import layers, macs
+from gossamer.measure.sample import chosen, spread
+from gossamer.measure.time import Clock, Schedule, Work, interleave
+from gossamer.pipeline import graph, opened
+from gossamer.replay import exits_of
+from gossamer.task import Read
+from gossamer.train import drive
+
+DATA, SEED, SPEEDUP, CHUNK = "rotten-tomatoes", 0, 1.5, 32
+PLAIN, WHOLE = "plain", "all four"
+FOUR = {  # the order is that of gossamer.order
+    "CoFi": "CoFi(0.5, warmup=0.5, lr=1e-4)",
+    "LTP": "LTP(threshold=0.004, lr=5e-5)",
+    "PABEE": "PABEE(lr=1e-3)",
+    "Int8": "Int8()",
+}
+FOUR_ENGINES = ("torch", "onnxruntime")
+NEVER = 1e6  # beyond every score
+LOADS = ("1", "32")
+KEPT, HEADS = 0.90, 0.03  # goals
+MORE = 3  # times as many rounds of CPU time, of which a few per cent are asked
+
+Sides = Mapping[str, tuple[Path, float | None]]  # by name: an artefact, and the threshold of its exits
+
+
+def made(text: str, name: str, begun: str, options: argparse.Namespace) -> Path:
+    """The artefact of a recipe ("": the plain model), written again when the code has changed.
+
+    begun: the folder of its stages, as dynamic.py names it.
+    """
+    place: Path = options.folder / DATA / f"artefact-{name}-{SEED}-{options.steps}"
+    stages = options.folder / DATA / "work" / f"{begun}-{SEED}-{options.steps}"
+    once(place, f"{stamp()} {text}", partial(_write, text, stages, options))
+    return place
+
+
+def _write(text: str, stages: Path, options: argparse.Namespace, place: Path) -> None:
+    _, data = source(DATA, options.folder)
+    model, tokenizer, _ = opened(str(teacher(DATA, data, options.folder / DATA, SEED)), data)
+    job = job_for(model, tokenizer, data, DATA, stages, SEED, options.steps)
+    job.teacher = deepcopy(model).requires_grad_(False)
+    job.model.requires_grad_(True)
+    if text:
+        drive(job, recipe.parse(text))
+
+    def rest(part: Path) -> None:
+        if exits_of(job.model) is not None:
+            labels = np.array([one["labels"] for one in job.dev])
+            found = points.curve(job.model, job.asked(job.dev), labels, job.task)
+            (part / points.CURVE).write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
+        graph(job, part)
+
+    artefact.save(job.model, place, tokenizer=tokenizer, also=rest, verify=False)
+
+
+def threshold(place: Path) -> float | None:
+    """The best on development texts with so many times fewer layers, or else the fastest; None without exits."""
+    if not (place / points.CURVE).is_file():
+        return None
+    found = points.read(place)
+    try:
+        return points.chosen(found, speedup=SPEEDUP).threshold
+    except ValueError:
+        return found.points[0].threshold
+
+
+def asked(options: argparse.Namespace) -> list[str]:
+    """The test texts that are timed."""
+    _, data = source(DATA, options.folder)
+    assert data.test is not None
+    return chosen(data.test.texts, None, spread(len(data.test.texts), options.texts))[0]
+
+
+def batches(reads: Sequence[Read]) -> list[list[Read]]:
+    """In the order of arrival."""
+    return [list(reads[at : at + CHUNK]) for at in range(0, len(reads), CHUNK)]
+
+
+def timed(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each round by engine, side and load, all in turn; who failed; what else went on."""
+    torch.set_num_threads(options.threads)
+    who, failed, reads = list[contestants.Contestant](), dict[str, str](), list[Read]()
+    for engine in engines:
+        for name, (place, level) in sides.items():
+            try:
+                ask, predictor = contestants.gossamer(place, engine, options.threads, threshold=level)
+            except Exception as error:  # one engine's trouble is not another's
+                failed[f"{engine} {name}"] = _why(error)
+                continue
+            reads = reads or predictor.reads(asked(options))
+            who.append(contestants.Contestant(f"{engine} {name}", "saved", ask, predictor))
+    loads = [
+        speed.Load("1", "one text at a time", lambda turn: [[one] for one in reads], size=1),
+        speed.Load("32", f"batches of {CHUNK} in the order of arrival", lambda turn: batches(reads), size=CHUNK),
+    ]
+    laps, notes, _ = speed.rounds(who, loads, [], options.rounds, failed)
+    seconds = {one.name: {"seconds": speed.passes(laps[one.name])} for one in who if one.name not in failed}
+    return {"contestants": seconds, "failed": failed, "rounds": notes, "texts": described(reads)}
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+
+
+def counted(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Of each side: multiply-accumulates and token-layers of a text alone, and the accuracy on all test texts."""
+    from gossamer.engines import load
+
+    torch.set_num_threads(options.threads)
+    _, data = source(DATA, options.folder)
+    texts = asked(options)
+    found = dict[str, Any]()
+    for name, (place, level) in sides.items():
+        one = load(place, engine="torch", threads=options.threads, threshold=level)
+        passed = layers.average(one.model, one, texts, examples=None)
+        found[name] = {
+            "threshold": level,
+            "macs": macs.average(one, texts, examples=None),
+            "layers": passed.executed,
+            "token_layers": passed.token_layers,
+            "accuracy": {"torch": accuracy(one, data.test)},
+        }
+        for engine in (engine for engine in engines if engine != "torch"):
+            try:
+                said = accuracy(load(place, engine=engine, threads=options.threads, threshold=level), data.test)
+            except Exception as error:  # told of where it is timed
+                say(f"  {engine} {name}: {_why(error)}")
+                continue
+            found[name]["accuracy"][engine] = said
+    return found
+
+
+def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """CPU seconds of each round on torch and one thread: the plain model, half of the layers, and nobody leaving.
+
+    layers: passed by the mean of these texts where half was aimed at; depth: all.
+    """
+    from gossamer.engines import load
+
+    torch.set_num_threads(1)
+    curve = points.read(place)
+    depth = curve.points[-1].layers
+    half = min(curve.points, key=lambda one: abs(one.layers - depth / 2)).threshold
+    one = load(place, engine="torch", threads=1, threshold=half)
+    exits = exits_of(one.model)
+    assert exits is not None
+    never = NEVER if exits.rule.rising else -NEVER
+    texts = asked(options)
+    passed = layers.average(one.model, one, texts, examples=None)
+    calls = batches(one.reads(texts))
+    asks = {
+        name: contestants.gossamer(folder, "torch", 1, threshold=level)[0]
+        for name, folder, level in ((PLAIN, plain, None), ("half", place, half), ("never", place, never))
+    }
+    works = {
+        name: Work(partial(_through, ask, calls), partial(_through, ask, calls[:1], 0)) for name, ask in asks.items()
+    }
+    pieces = MORE * options.rounds
+    laps, failed = interleave(works, pieces, 1, Schedule(warmup=1, seconds=float("inf")), Clock())
+    if failed:
+        raise RuntimeError(str(failed))
+    return {
+        "seconds": {name: [lap.cpu for lap in found] for name, found in laps.items()},
+        "threshold": half,
+        "layers": passed.executed,
+        "depth": passed.full,
+    }
+
+
+def _through(ask: contestants.Ask, calls: Sequence[Sequence[Read]], turn: int) -> None:
+    for call in calls:
+        ask(call, CHUNK)
+
+
+def method(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one method beside the plain model."""
+    plain = apart(made, "", PLAIN, PLAIN, options)
+    place = apart(made, RECIPES[name], slug(name), slug(name), options)
+    sides = {PLAIN: (plain, None), name: (place, threshold(place))}
+    found: dict[str, Any] = {"sides": apart(counted, sides, ("torch",), options)}
+    if name in EXITS:
+        found["cpu"] = apart(alone, plain, place, options)
+    return {**found, **apart(timed, sides, ENGINES, options)}
+
+
+def four(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Four kinds of method, each alone and all in one; what all and the first one begin with is trained once."""
+    first = slug(next(iter(FOUR)))
+    sides: dict[str, tuple[Path, float | None]] = {PLAIN: (apart(made, "", PLAIN, PLAIN, options), None)}
+    for one, text in FOUR.items():
+        shared = slug(one) if RECIPES.get(one, text) == text else f"{slug(one)}-of-four"
+        place = apart(made, text, shared, shared, options)
+        sides[one] = (place, threshold(place))
+    text = f"then({', '.join(FOUR.values())})"
+    place = apart(made, text, slug(name).replace(" ", "-"), first, options)
+    sides[name] = (place, threshold(place))
+    found: dict[str, Any] = {"recipe": text, "sides": apart(counted, sides, FOUR_ENGINES, options)}
+    return {**found, **apart(timed, sides, FOUR_ENGINES, options)}
+
+
+def settled(file: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures so far; others than these settings gave are not added to."""
+    settings = {name: getattr(options, name) for name in ("steps", "texts", "rounds", "threads")}
+    if not file.is_file():
+        return {"settings": settings, "hardware": hardware(), "versions": versions(), "found": {}, "failed": {}}
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if figures["settings"] != settings:
+        raise SystemExit(f"{file} holds figures of {figures['settings']}, expected {settings}; move it away")
+    return figures
+
+
+def keep(file: Path, figures: Mapping[str, Any]) -> None:
+    """Write them whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(figures, separators=(",", ":")) + "\n", encoding="utf-8")
+    os.replace(part, file)
+
+
+def clock(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Ratios of time on every engine, beside those of what was counted."""
+    if not found:
+        return ""
+    texts = next(iter(found.values()))["texts"]
+    loads = [(engine, load) for engine in ENGINES for load in LOADS]
+    plain = [[goals.faster(one, "torch plain", f"{e} plain", load) for one in found.values()] for e, load in loads]
+    medians = [statistics.median(known) if (known := [r for r in some if r]) else None for some in plain]
+    lines = [["plain, x torch", "-", "1", "1", *map(times, medians)]]
+    lines += [
+        [name, right(one, name, "torch"), *(ideal(one, name, what) for what in ("macs", "token_layers"))]
+        + [times(goals.faster(one, f"{engine} {PLAIN}", f"{engine} {name}", load)) for engine, load in loads]
+        for name, one in found.items()
+    ]
+    about = (
+        f"Rotten Tomatoes, seed {SEED}, {settings['steps']} steps a stage at most. {texts['texts']} test texts of "
+        f"{texts['mean']} tokens on average, {settings['threads']} threads, {settings['rounds']} rounds, from token "
+        "ids to logits. A method and the plain model take turns; a ratio is that of the same engine, the median over "
+        "rounds. 1: texts one by one; 32: batches in the order of arrival. MACs and token-layers (tokens that enter a "
+        "layer, summed over the layers) are counted on torch, text by text: the ideal. Graphs for other engines, the "
+        "plain model's too, leave out what the head does not read of the last layer. Thresholds of exits: the best on "
+        f"dev with {SPEEDUP:g} times fewer layers; where none is so fast, the fastest."
+    )
+    heads = ["method", "accuracy, %", "MACs x", "token-layers x", *(f"{engine}, {load}" for engine, load in loads)]
+    return f"## What the clock says\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
+
+
+def times(value: float | None) -> str:
+    """A ratio."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def right(one: Mapping[str, Any], name: str, engine: str) -> str:
+    """Accuracy in per cent."""
+    return mean([one["sides"][name]["accuracy"].get(engine)], scale=100)
+
+
+def ideal(one: Mapping[str, Any], name: str, what: str) -> str:
+    """How many times fewer."""
+    return times(one["sides"][PLAIN][what] / one["sides"][name][what])
+
+
+def kept(found: Mapping[str, Any]) -> str:
+    """What is left of the ideal when texts leave, and what exits cost that nobody takes."""
+    lines = []
+    for name, cpu in [(name, one["cpu"]) for name, one in found.items() if "cpu" in one]:
+        plain, half, never = (cpu["seconds"][side] for side in (PLAIN, "half", "never"))
+        best = cpu["depth"] / cpu["layers"]
+        ratio = statistics.median(a / b for a, b in zip(plain, half, strict=True))
+        cost = statistics.median(b / a for a, b in zip(plain, never, strict=True)) - 1
+        held = ["held" if good else "missed" for good in (ratio / best >= KEPT, cost < HEADS)]
+        cells = [f"{cpu['layers']:.2f}", times(best), times(ratio), times(ratio / best), f"{100 * cost:+.1f} %"]
+        lines.append([name, *cells, ", ".join(held) if name == "PABEE" else ""])
+    if not lines:
+        return ""
+    about = (
+        f"On torch, batches of {CHUNK}, CPU time on one thread; medians of ratios to the plain model. Kept: measured "
+        "over ideal, which is the ratio of layers, where the mean text passes about half of them. Heads: what they "
+        f"cost when nobody may leave. Goals, for PABEE: {KEPT:.2f} kept at least, heads under {100 * HEADS:.0f} %."
+    )
+    heads = ["method", "layers passed", "ideal", "measured", "kept", "heads", "goals"]
+    return f"### What is kept of the ideal\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
+
+
+def together(one: Mapping[str, Any]) -> str:
+    """Four kinds of method alone, what they promise together, and what they keep."""
+    loads = [(engine, load) for engine in FOUR_ENGINES for load in LOADS]
+    ratios = {
+        name: [goals.faster(one, f"{engine} {PLAIN}", f"{engine} {name}", load) for engine, load in loads]
+        for name in (*FOUR, WHOLE)
+    }
+    lines = [
+        [name, *(right(one, name, engine) for engine in FOUR_ENGINES), ideal(one, name, "macs"), *map(times, found)]
+        for name, found in ratios.items()
+    ]
+    counted = [one["sides"][PLAIN]["macs"] / one["sides"][name]["macs"] for name in FOUR]
+    columns = [counted, *zip(*(ratios[name] for name in FOUR), strict=True)]
+    predicted = [None if None in some else float(np.prod(np.array(some, float))) for some in columns]
+    lines.insert(-1, ["product of the four", "-", "-", *map(times, predicted)])
+    lines.insert(0, [PLAIN, *(right(one, PLAIN, engine) for engine in FOUR_ENGINES), *["1"] * len(columns)])
+    about = "Each alone, and all in one artefact, in one run:"
+    heads = ["", *(f"accuracy on {engine}, %" for engine in FOUR_ENGINES), "MACs x", *(f"{e}, {n}" for e, n in loads)]
+    return f"## All four at once\n\n{about}\n\n    {one['recipe']}\n\n{page.table(heads, lines)}"
+
+
+def main() -> None:
+    """Measure what has not been measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--among", default="", metavar="WORD,...", help=f"of the methods and '{WHOLE}'")
+    options = parser.parse_args()
+    words = [word.lower() for word in options.among.split(",") if word]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    file = options.folder / "speed.json"
+    figures = settled(file, options)
+    jobs: dict[str, Callable[..., dict[str, Any]]] = {**dict.fromkeys(RECIPES, method), WHOLE: four}
+    for name, measure in jobs.items():
+        if name in figures["found"] or (words and not any(word in name.lower() for word in words)):
+            continue
+        say(name)
+        try:
+            figures["found"][name] = measure(name, options)
+            figures["failed"].pop(name, None)
+        except Exception as error:  # it is tried again by the next run, and costs the others nothing
+            figures["failed"][name] = _why(error)
+            say(f"  {_why(error)}")
+        keep(file, figures)
+
+
+if __name__ == "__main__":
+    main()
