@@ -40,6 +40,7 @@ class Exits(Walk):
         self.heads: Head = HEADS[head["is"]](**{k: v for k, v in head.items() if k != "is"})
         self._head = dict(head)
         self.rule: Criterion = CRITERIA[criterion["is"]](**{k: v for k, v in criterion.items() if k != "is"})
+        self.balanced = False  # in training: gradient equilibrium (see `eased`)
         self._model: list[nn.Module] = []  # a list, so that the model does not become its own descendant
 
     def bind(self, model: nn.Module) -> None:
@@ -88,6 +89,9 @@ class Exits(Walk):
 
     def depart(self, passage: Passage) -> None:
         """Let those go who are certain enough; after the last layer everybody, if that is for the exits to say."""
+        if self.training and self.balanced and passage.step + 1 in self.places:
+            above = self.above(passage.step + 1)
+            passage.x = eased(passage.x, above / (above + 1))
         if self.training or self.whole:
             return
         step, memory = passage.step, passage.memory
@@ -101,6 +105,10 @@ class Exits(Walk):
         who = torch.ones_like(passage.finished) if last else self.rule.certain(score, self.threshold)
         passage.answer(self.rule.answer(logits, memory), who)
 
+    def above(self, place: int) -> int:
+        """How many answers there are after that of an exit, the model's own among them."""
+        return sum(p > place for p in {*self.places, self.depth})
+
     def summary(self, x: Tensor) -> Tensor:
         """What the model's own last linear reads of hidden states, (b, t, d)."""
         return summary(self._model[0], self.features, x)
@@ -113,3 +121,13 @@ class Exits(Walk):
     def stops(self, step: int) -> bool:
         """After those of the places where somebody can leave."""
         return step + 1 in self.places[self.rule.earliest() :] and step < self.depth - 1
+
+
+def eased(x: Tensor, share: float) -> Tensor:
+    """The same, with only a share of the gradient.
+
+    Gradient equilibrium (Li et al., ICCV 2019; ElasticBERT, Liu et al., NAACL 2022): with a share of k / (k + 1) of
+    what comes from the k answers above, and 1 / (k + 1) of what comes from an exit, a layer's gradient is the mean over
+    its answers, and does not grow with their number.
+    """
+    return x * share + x.detach() * (1 - share)

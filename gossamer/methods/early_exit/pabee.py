@@ -19,7 +19,11 @@ from gossamer.walking import able_to_stop, exits
 
 @dataclass(frozen=True)
 class PABEE:
-    """Patience-based early exit.  tolerance: how close two answers of a regression are when they agree."""
+    """Patience-based early exit.
+
+    tolerance: how close two answers of a regression are when they agree.  equilibrium: exits weigh alike, and a layer's
+    gradient is the mean over the answers above it (as ElasticBERT is fine-tuned, Liu et al., NAACL 2022).
+    """
 
     rows: ClassVar[tuple[str, ...]] = ("pabee",)
     kind: ClassVar[str] = "walk"
@@ -27,6 +31,7 @@ class PABEE:
 
     patience: Annotated[int, Between(1, 24)] = 3
     tolerance: Annotated[float, Between(0.0, 10.0)] = 0.1
+    equilibrium: bool = False
     epochs: Annotated[float, Between(0.1, 100)] = 5.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
@@ -35,5 +40,8 @@ class PABEE:
         able_to_stop(job.model, "PABEE", "patience", self.patience, 2)
         criterion = {"is": "Agreement", "tolerance": self.tolerance}
         found = exits(job.model, {"is": "SharedPooler"}, criterion, float(self.patience))
-        loss = EveryExit(found, mean=True)
+        found.balanced = self.equilibrium
+        answers = len({*found.places, found.depth})
+        loss = EveryExit(found, [1.0] * answers) if self.equilibrium else EveryExit(found, mean=True)
         yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")
+        found.balanced = False

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer import recipe
-from gossamer.loss import Projected, Step, Task, every_exit
+from gossamer.loss import EveryExit, Projected, Step, Task, every_exit
 from gossamer.measure.layers import watching
 from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
@@ -229,6 +229,33 @@ def test_what_points_against_the_anchor_is_taken_out(conflict: bool) -> None:
     expected = b - (a @ b) / (a @ a) * a if conflict else b
     assert torch.allclose(p.grad, a + expected, atol=1e-6)
     assert float(a @ (p.grad - a)) >= -1e-5 * float(a.norm() * b.norm())
+
+
+def test_in_equilibrium_a_layer_has_the_mean_gradient_of_its_answers(tmp_path: Path) -> None:
+    """Property 6: of the answers after it, each as if it were alone."""
+    job = small.job(tmp_path)
+    stage = next(small.method("PABEE")(job))
+    exits = exits_of(job.model)
+    assert exits is not None
+    batch = job.collate(job.train[:8])
+    for module in job.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    job.model.config.hidden_dropout_prob = 0.0
+
+    def gradients(weights: list[float], balanced: bool) -> list[torch.Tensor]:
+        lesson = Lesson(job.model.train(), EveryExit(exits, weights), None)
+        exits.balanced = balanced
+        job.model.zero_grad()
+        lesson(**batch)["loss"].backward()
+        exits.balanced = False
+        return [layer.output.dense.weight.grad.clone() for layer in job.model.bert.encoder.layer.layers]
+
+    assert stage.name == "exits" and exits.places == [1, 2, 3]
+    alone = [gradients([float(i == k) for i in range(4)], balanced=False) for k in range(4)]
+    for layer, found in enumerate(gradients([1.0] * 4, balanced=True)):
+        wanted = torch.stack([alone[k][layer] for k in range(layer, 4)]).mean(0)
+        assert torch.allclose(found, wanted, atol=1e-7, rtol=1e-3)
 
 
 def test_mutual_learning_reaches_the_learner_only(tmp_path: Path) -> None:
