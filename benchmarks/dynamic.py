@@ -38,9 +38,11 @@ from gossamer.anatomy import blocks
 from gossamer.data import Data, read
 from gossamer.job import Job, answers
 from gossamer.measure import macs
+from gossamer.measure.size import tensor_bytes
 from gossamer.pipeline import FineTune, faster_in_bf16, opened, prepared
 from gossamer.replay import exits_of, left, record
 from gossamer.runtime.tokens import Policy, Ranked
+from gossamer.runtime.trigrams import trigrams_of
 from gossamer.runtime.walks import TokenThreshold, Walk
 from gossamer.task import encode, max_length
 from gossamer.trace import tracing
@@ -67,7 +69,8 @@ TOKENS = {
     "TRBERT": "TRBERT(choices=4)",
     "Transkimmer": "Transkimmer(skim_lr=1e-3)",
 }
-RECIPES = EXITS | TOKENS
+TABLES = {"SkipBERT": "SkipBERT(general_lr=2e-4, lr=5e-5)"}
+RECIPES = EXITS | TOKENS | TABLES
 LENGTH = {"bbc": 256}  # tokens of a text, 128 otherwise
 TEACHER_EPOCHS = {"bbc": 2.0, "trec": 2.0}  # 1.25 otherwise
 SPEEDUPS = (1.2, 1.5, 2.0)
@@ -148,7 +151,8 @@ def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     drive(job, recipe.parse(RECIPES[method]))
     assert data.test is not None
     test = encode(job.task, tokenizer, data.test, max_length(tokenizer, model.config, LENGTH.get(name, 128)))
-    found = by_exit(job, test) if exits_of(job.model) else by_token(job, test)
+    by = by_exit if exits_of(job.model) else by_table if trigrams_of(job.model) else by_token
+    found = by(job, test)
     found["whole"] = job.task.score(answers(job.teacher, job, test), np.array([e["labels"] for e in test]))
     found |= {"seconds": time.perf_counter() - began, "depth": len(order(job.model)), "test": len(test)}
     note.with_suffix(".part").write_text(json.dumps(found))
@@ -265,6 +269,25 @@ def by_token(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @torch.no_grad()
+def by_table(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a table of trigrams costs and gives, and how many trigrams of the test texts it holds."""
+    table = trigrams_of(job.model)
+    assert table is not None
+    every = torch.cat([table.trigrams(torch.tensor([e["input_ids"]])).flatten(0, 1) for e in test])
+    some = [job.asked([test[i]])[0] for i in np.linspace(0, len(test) - 1, min(COUNTED, len(test))).astype(int)]
+    labels = np.array([e["labels"] for e in test])
+    point = {
+        "quality": job.task.score(answers(job.model, job, test), labels),
+        "macs": total(job.model, some) / total(job.teacher, some),
+    }
+    held = float((table.find(every) != table.entries).float().mean())
+    return {
+        "kind": "table", "criterion": "trigrams", "curve": [point], "default": point, "held": held,
+        "entries": table.entries, "bytes": tensor_bytes(job.model), "bytes before": tensor_bytes(job.teacher),
+    }  # fmt: skip
+
+
+@torch.no_grad()
 def total(model: Any, batches: Sequence[Any]) -> int:
     """Multiply-accumulates of texts alone."""
     model.eval()
@@ -300,7 +323,7 @@ def main() -> None:
     if told.render:
         from dynamic_page import write
 
-        print("wrote", write(told.folder, Path("docs/results/dynamic.md"), [*EXITS], [*TOKENS]))
+        print("wrote", write(told.folder, Path("docs/results/dynamic.md"), [*EXITS], [*TOKENS, *TABLES]))
         return
     methods = [m for m in RECIPES if not told.among or any(word.lower() in m.lower() for word in told.among.split(","))]
     work(told.data, told.folder, told.seeds, told.steps, methods)

@@ -324,16 +324,15 @@ def together(one: Mapping[str, Any]) -> str:
     }
     ratios[PLAIN] = [1.0] * (1 + len(loads))
     lines = [
-        [name, *(right(one, name, engine) for engine in FOUR_ENGINES), times(sides[name]["layers"])]
-        + [*map(times, ratios[name])]
+        [name, *(right(one, name, e) for e in FOUR_ENGINES), *map(times, [sides[name]["layers"], *ratios[name]])]
         for name in (PLAIN, *names)
     ]
     columns = zip(*(ratios[name] for name in FOUR), strict=True)
     predicted = [None if None in some else float(np.prod(np.array(some, float))) for some in columns]
     lines.insert(-1, ["product of the four", "-", "-", "-", *map(times, predicted)])
     about = (
-        "Each alone, and all in one artefact, in one run. Layers: passed by the mean text; thresholds are taken as above, "
-        "for each artefact by itself, and the product only predicts what passes as many layers as PABEE alone."
+        "Each alone, and all in one artefact, in one run. Layers: passed by the mean text. Thresholds are taken as above "
+        "for each artefact by itself; the product predicts only what passes as many layers as PABEE alone."
     )
     heads = ["", *(f"accuracy on {engine}, %" for engine in FOUR_ENGINES), "layers", "MACs x"]
     heads += [f"{engine}, {load}" for engine, load in loads]

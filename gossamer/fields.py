@@ -34,6 +34,11 @@ class OneOf:
         return f"OneOf({', '.join(map(repr, self.choices))})"
 
 
+def plain(number: float) -> float:
+    """Whole numbers without a fraction: equal ranges of types are one object, however either was written."""
+    return int(number) if number == int(number) else number
+
+
 def limits(hint: Any) -> Between | OneOf | None:
     """The range in a type, a `Literal`'s as a `OneOf`; None where there is none."""
     if get_origin(hint) is Literal:
@@ -136,6 +141,6 @@ def _number(value: Any) -> bool:
 def _within(value: Any, mark: Any) -> None:
     for each in value if isinstance(value, tuple) else (value,):
         if isinstance(mark, Between) and each is not None and not (_number(each) and mark.lo <= each <= mark.hi):
-            raise _Misfit(f"a number from {mark.lo} to {mark.hi}")
+            raise _Misfit(f"a number from {plain(mark.lo)} to {plain(mark.hi)}")
         if isinstance(mark, OneOf) and (type(each), each) not in [(type(one), one) for one in mark.choices]:
             raise _Misfit(f"one of {', '.join(map(repr, mark.choices))}")

@@ -278,7 +278,7 @@ def test_a_sum_reads_what_any_of_its_terms_reads() -> None:
 
 def test_a_loss_is_written_as_a_recipe_spells_it() -> None:
     assert repr(0.5 * Logits(heat=2.0)) == "0.5 * Logits(heat=2.0)"
-    assert re.fullmatch(r"Task\(\) \+ Hidden\(width=3, teacher_width=4\)", repr(Task() + Hidden(3, 4)))
+    assert re.fullmatch(r"Task\(\) \+ Hidden\(width=3, teacher_width=4, below=0\)", repr(Task() + Hidden(3, 4)))
 
 
 # --- the teacher -----------------------------------------------------------------------------------------------------
