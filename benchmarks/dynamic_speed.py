@@ -331,8 +331,8 @@ def together(one: Mapping[str, Any]) -> str:
     predicted = [None if None in some else float(np.prod(np.array(some, float))) for some in columns]
     lines.insert(-1, ["product of the four", "-", "-", "-", *map(times, predicted)])
     about = (
-        "Each alone, and all in one artefact, in one run. Layers: passed by the mean text. Thresholds are taken as above "
-        "for each artefact by itself; the product predicts only what passes as many layers as PABEE alone."
+        "Each alone, and all in one artefact, in one run. Layers: passed by the mean text. Thresholds are taken as "
+        "above, for each artefact by itself; the product predicts only what passes as many layers as PABEE alone."
     )
     heads = ["", *(f"accuracy on {engine}, %" for engine in FOUR_ENGINES), "layers", "MACs x"]
     heads += [f"{engine}, {load}" for engine, load in loads]
