@@ -191,14 +191,19 @@ class Hidden(Loss):
 class Attention(Loss):
     """Squared error between attention scores before the softmax, evenly mapped (TinyBERT, eq. 7).
 
-    Scores of padding count as zero; the sum over layers of the mean over heads and pairs of real tokens.
+    Scores of padding count as zero; the sum over layers of the mean over heads and pairs of real tokens.  below: how
+    many of the teacher's layers are left out, from the first on.
     """
 
     reads = Reads(scores=ALL, student_scores=True)
 
+    def __init__(self, below: int = 0) -> None:
+        super().__init__()
+        self.below = below
+
     def forward(self, step: Step) -> Tensor:
         """scores: (B, heads, T, T)."""
-        s, t, mask = step.student.scores, step.taught.scores, step.student.mask
+        s, t, mask = step.student.scores, step.taught.scores[self.below :], step.student.mask
         assert mask is not None and s, "the student's attention was not heard"
         taught = [t[(2 * i * len(t) + len(s)) // (2 * len(s)) - 1] for i in range(1, len(s) + 1)]
         pairs = shared(mask.sum(1).square().sum())

@@ -34,7 +34,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "RomeBERT": {"threshold": 0.7, "lr": 1e-3},
     "Voting": {"votes": 1.0},
     "LTP": {"threshold": 0.3},
-    "LAT": {"keep": 0.6, "rounds": 1, "children": 2, "texts": 8},
+    "LAT": {"keep": 0.75, "rounds": 1, "children": 2, "texts": 8},
     "PABEE": {"patience": 1},
     "PoWERBERT": {"search_lr": 0.3, "price": 0.1, "bins": 4},
     "Share": {"groups": 1},

@@ -26,7 +26,7 @@ REPACK = 7 / 8  # of the tokens are left, or fewer, when the rest is laid out an
 def through(stages: Sequence[Program], reads: Sequence[Read], facts: Facts) -> Iterator[Answer]:
     """The answers to some texts, each once, in any order."""
     for layout in layouts([len(one.ids) for one in reads]):
-        yield from _way(stages, layout, fill(layout, reads, facts), facts)
+        yield from _way(stages, layout, fill(layout, reads, facts), facts, reads)
 
 
 class Rest:
@@ -43,7 +43,9 @@ class Rest:
         self.states[self.which[kept]] = x[kept]
 
 
-def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any]], facts: Facts) -> Iterator[Answer]:
+def _way(
+    stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any]], facts: Facts, reads: Sequence[Read]
+) -> Iterator[Answer]:
     going = np.ones(len(layout.texts), bool)  # (n,): who has no answer yet
     kept = np.ones(len(layout.within), bool)  # (N,): which tokens, in a row, are still there
     rest = Rest(layout)
@@ -71,20 +73,24 @@ def _way(stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any
         else:
             segments = layout.spread(np.where(left, 1 + layout.owners, 0), 0)
         known = {name: batch[name] for name in ("threshold",) if name in batch}
-        batch = _laid(layout, x, segments) | handed | known
+        batch = _laid(layout, x, segments, reads) | handed | known
     if len(stages) > 1 and not facts.task.per_text:
         layout, going = rest.layout, np.ones(len(rest.layout.texts), bool)
-        batch = _laid(layout, layout.spread(rest.states, 0), layout.segments)
+        batch = _laid(layout, layout.spread(rest.states, 0), layout.segments, reads)
     said = stages[-1](batch)
     for at, outputs in enumerate(_apart(said, layout, facts)):
         if going[at]:
             yield int(layout.texts[at]), outputs
 
 
-def _laid(layout: Layout, x: NDArray[Any], segments: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What a later stage is given: hidden states (R, T, d), and where whose are."""
+def _laid(
+    layout: Layout, x: NDArray[Any], segments: NDArray[np.int64], reads: Sequence[Read]
+) -> dict[str, NDArray[Any]]:
+    """What a later stage is given: hidden states (R, T, d), where whose are, and how long their texts were."""
     places = layout.spread(layout.within, 0)
-    return {"x": x, "segments": segments, "firsts": layout.firsts, "position_ids": places}
+    long = np.array([len(reads[i].ids) for i in layout.texts])[layout.owners]
+    lengths = layout.spread(long, 1)
+    return {"x": x, "segments": segments, "firsts": layout.firsts, "position_ids": places, "lengths": lengths}
 
 
 def closer(

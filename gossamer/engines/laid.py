@@ -44,10 +44,12 @@ class Cut(NamedTuple):
 class Watched(Passage):
     """A passage that lets nobody go, but notes who would, in operations that a graph can hold.
 
-    places (n,): of each text's first token among all those laid out; mask (R, 1, T, T): what each of these sees.
+    places (n,): of each text's first token among all those laid out; mask (R, 1, T, T): what each of these sees;
+    lasting (R, T): how long their texts were in the beginning.
     """
 
     kept: Tensor | None = None
+    lasting: Tensor | None = None
     places: Tensor | None = None
     mask: Tensor | None = None
 
@@ -55,6 +57,12 @@ class Watched(Passage):
     def shown(self) -> Tensor | None:
         """The mask."""
         return self.mask
+
+    @property
+    def entire(self) -> Tensor:
+        """As it was told."""
+        assert self.lasting is not None, "it is asked for texts, not for tokens"
+        return self.lasting
 
     @property
     def peers(self) -> Tensor:
@@ -113,11 +121,12 @@ def cuts(model: "PreTrainedModel", task: Task) -> list[Cut]:
 class Stage(nn.Module):
     """A stretch of the model as a function of tensors by name.
 
-    It reads segments and position_ids (R, T), firsts (n,), threshold () where there are exits, and from the beginning
-    of the way input_ids and perhaps token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  At the end
-    of the way it answers with (n, classes) for a task with one answer a text, else with what the model says of each
-    token (R, T, ...).  Earlier it answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.*
-    (n, ...), as far as there are such.
+    It reads segments and position_ids (R, T), firsts (n,), threshold () where there are exits, lengths (R, T) (of the
+    tokens' texts in the beginning) where the way depends on the text, and from the beginning of the way input_ids and
+    perhaps token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  At the end of the way it answers
+    with (n, classes) for a task with one answer a text, else with what the model says of each token (R, T, ...).
+    Earlier it answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.* (n, ...), as far as
+    there are such.
 
     Raises:
         ValueError: the family has positions that cannot be told to it, or a head that reads something else.
@@ -195,7 +204,7 @@ class Stretch(nn.Module):
         seen, tokens = given["segments"] > 0, given["position_ids"]
         tokens = tokens - tokens.min()  # some families begin to count later
         self.tokens = Watched(self.x, {}, empty, tokens, seen, seen.sum(1), empty != 0)
-        self.tokens.mask = mask
+        self.tokens.mask, self.tokens.lasting = mask, given["lengths"]
 
     def __iter__(self) -> Iterator[Any]:
         yield self.run

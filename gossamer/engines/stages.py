@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+KEPT = ("segments", "position_ids", "firsts", "lengths", "threshold")  # what later stages are given as well
 LAID = 64  # tokens of a row of the sample that is exported
 OTHERWISE = 0.1  # of the texts may go another way: a score beside a threshold falls to either side of it
 
@@ -77,6 +78,8 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
     layout = next(layouts([len(one.ids) for one in reads], LAID))
     batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
     ends: list[Any] = [*cuts(model, known.task), None]
+    if len(ends) == 1:
+        del batch["lengths"]  # nobody leaves
     made = []
     with as_it_was(model, known):
         for begin, end in zip([None, *ends], ends, strict=False):
@@ -87,12 +90,12 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
             with forwards(model, SPELLED), quietly():
                 made.append(_export(stage, batch, said))
             handed = {k.removeprefix(NEXT): v for k, v in said.items() if k.startswith(NEXT)}
-            batch = handed | {k: batch[k] for k in ("segments", "position_ids", "firsts", "threshold") if k in batch}
+            batch = handed | {k: batch[k] for k in KEPT if k in batch}
     return made
 
 
 def _export(stage: Any, batch: dict[str, "Tensor"], said: dict[str, "Tensor"]) -> "ir.Model":
-    laid = ("input_ids", "token_type_ids", "position_ids", "segments", "x")
+    laid = ("input_ids", "token_type_ids", "position_ids", "segments", "lengths", "x")
     shapes: dict[str, Any] = {name: {0: "rows", 1: "width"} if name in laid else {0: "texts"} for name in batch}
     shapes |= {name: None for name, value in batch.items() if not value.dim()}
     return by_torch(stage, {"given": batch}, {"given": shapes}, list(said), list(batch))

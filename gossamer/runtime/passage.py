@@ -154,8 +154,14 @@ class Passage:
     @property
     def living(self) -> Tensor:
         """Which tokens are real and have not been dropped; (b, t)."""
-        dropped = self.marks.get("dropped")
-        return self.valid if dropped is None else self.valid & ~dropped
+        dropped, keys = self.marks.get("dropped"), self.marks.get("keys")
+        found = self.valid if dropped is None else self.valid & ~dropped
+        return found if keys is None else found & (keys.detach() > 0.5)
+
+    @property
+    def entire(self) -> Tensor:
+        """How long each token's text was in the beginning; (b, t or 1)."""
+        return self.lengths[:, None]
 
     @property
     def peers(self) -> Tensor:

@@ -1,7 +1,5 @@
 """Token skipping: what a token is worth, which tokens stay, and how that is learned."""
 
-from collections.abc import Iterable
-from itertools import compress
 from typing import Any
 
 import torch
@@ -16,8 +14,8 @@ from .walks import Walk, received
 NEVER = 1e9
 
 
-def ranks(passage: Passage, score: Tensor) -> tuple[Tensor, Tensor]:
-    """How many living tokens of its text are worth more than each, and how many live; (b, t), (b, t or 1).
+def ranks(passage: Passage, score: Tensor) -> Tensor:
+    """How many living tokens of its text are worth more than each; (b, t).
 
     Of equals the earlier one is worth more; the first token is worth most.
     """
@@ -25,13 +23,14 @@ def ranks(passage: Passage, score: Tensor) -> tuple[Tensor, Tensor]:
     peers, place = passage.peers, torch.arange(score.shape[1], device=score.device)
     mine, other = score[:, :, None], score[:, None, :]
     more = (other > mine) | ((other == mine) & (place[None, None, :] < place[None, :, None]))
-    return (peers & more).sum(-1), peers.sum(-1)
+    found: Tensor = (peers & more).sum(-1)
+    return found
 
 
 class Ranked(Walk):
     """After each attention only a share of the tokens stays: those that receive most attention.
 
-    shares: of the tokens that are there, for each layer; the number is rounded up, and the first token stays.  own: a
+    shares: of the text's own length, for each layer; the number is rounded up, and the first token stays.  own: a
     token's attention to itself counts (LAT's code), or not (PoWER-BERT).  bins: while the shares are being learned,
     tokens are weighed by their rank, in so many classes of rank (PoWER-BERT's soft-extract layer).
     """
@@ -45,22 +44,22 @@ class Ranked(Walk):
         self.kept = nn.Parameter(torch.ones(depth, bins)) if bins else None
         self.playing: list[bool] | None = None  # in training, which layers are not left out (LayerDrop)
 
-    def order(self, layers: Iterable[int]) -> Iterable[int]:
-        """Without those that are left out."""
-        return layers if self.playing is None else compress(layers, self.playing)
+    def plays(self, step: int) -> bool:
+        """Whether a layer is not left out."""
+        return self.playing is None or self.playing[step]
 
     def between(self, passage: Passage, heard: Heard | None) -> None:
         """Rank, and weigh or let go."""
         share = self.shares[passage.step]
         if heard is None or (share >= 1 and self.kept is None):
             return
-        place, count = ranks(passage, received(passage, heard, self.own))
+        place, length = ranks(passage, received(passage, heard, self.own)), passage.entire
         if self.kept is not None:
             weights = self.kept[passage.step].clamp(0, 1)
-            which = (place * self.bins // count.clamp_min(1)).clamp_max(self.bins - 1)
+            which = (place * self.bins // length.clamp_min(1)).clamp_max(self.bins - 1)
             passage.x = passage.x * weights[which].unsqueeze(-1).to(passage.x.dtype)
             return
-        keep = place < (share * count - 1e-4).ceil().clamp_min(1)
+        keep = place < (share * length - 1e-4).ceil().clamp_min(1)
         passage.drop(keep, leave=not self.training and not self.whole)
 
     def depart(self, passage: Passage) -> None:
@@ -78,7 +77,7 @@ class Policy(Walk):
     places: before which layers, from 0 on.  hidden: its width; deep: with two norms, as in Transkimmer.  A token goes
     on if its probability is at least a half; the first one always does.  While it is learned, `mode` says how: "" as in
     use, "sample": by chance, the choices being kept in `acts`; "soft": by chance too, in a way that has a gradient
-    (straight-through Gumbel-softmax).
+    (straight-through Gumbel-softmax); "all": everybody goes on.
     """
 
     dynamic = True
@@ -140,7 +139,7 @@ class Policy(Walk):
         """Ask, before the layers that are named."""
         if passage.step == 0:
             self.acts, self.counts = [], []
-        if passage.step not in self.places:
+        if passage.step not in self.places or self.mode == "all":
             return
         at, first = self.places.index(passage.step), passage.tokens == 0
         if self.training and self.mode == "soft":
@@ -163,8 +162,7 @@ class Policy(Walk):
         """As many tokens as are expected to stay, those of most worth."""
         assert self.worth is not None
         count = (z.softmax(-1)[..., 1] * passage.living).sum(1, keepdim=True).round().clamp_min(1)
-        place, _ = ranks(passage, self.worth)
-        return place < count
+        return ranks(passage, self.worth) < count
 
     def _weigh(self, at: int, passage: Passage, first: Tensor) -> None:
         soft = F.gumbel_softmax(self.scores(at, passage.x).float(), tau=1.0, hard=False)

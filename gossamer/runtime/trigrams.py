@@ -98,6 +98,14 @@ class Trigrams(nn.Module):
             return
         raise AssertionError(f"no layer at {self.layer} in {type(model).__name__}")
 
+    def train(self, mode: bool = True) -> "Trigrams":
+        """What stands in a table is not dropped, and what is computed beside it is not either."""
+        super().train(mode)
+        if self.entries:
+            for module in self.children():
+                module.eval()
+        return self
+
     def trigrams(self, ids: Tensor) -> Tensor:
         """Each token between its neighbours, (b, t) -> (b, t, 3)."""
         none = torch.full_like(ids[:, :1], self.padding)
@@ -162,10 +170,11 @@ class Trigrams(nn.Module):
             return self.compute(some)[back].view(*trigrams.shape, -1)
         at = self.find(flat)
         states = self.stored(at).to(self.place.dtype)
-        missing = at == self.entries
+        missing = (at == self.entries) & (flat[:, 1] != self.padding)
         if bool(missing.any()):
             some, back = flat[missing].unique(dim=0, return_inverse=True)
-            states[missing] = self.compute(some)[back].to(states.dtype)
+            with torch.no_grad():  # what stands in the table does not learn either
+                states[missing] = self.compute(some)[back].to(states.dtype)
         return states.view(*trigrams.shape, -1)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -250,23 +259,26 @@ def _prime(least: int) -> int:
     return n
 
 
-def chosen(texts: Sequence[Sequence[int]], padding: int, most: int) -> NDArray[np.int64]:
-    """Trigrams worth a place in a table, (m, 3), m <= most, as often seen ones first.
+def chosen(texts: Sequence[Sequence[int]], padding: int, most: int, words: int) -> NDArray[np.int64]:
+    """Trigrams worth a place in a table, (m, 3), m <= most.
 
-    All words alone, so that none is unknown; then whole trigrams, up to three quarters of the room; then pairs of a
-    word and the next for those that found none, and more trigrams if there is room still.
+    All words that the texts hold, alone, then others up to half of the room (of `words` in all): what is not there is
+    nought; then whole trigrams, the most frequent first, up to three quarters of what is left, then pairs of a word and
+    the next for the other trigrams, and more of these if there is room still.
     """
     rows = [_between(np.asarray(text, np.int64), padding) for text in texts if len(text)]
-    every = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
-    whole = _often(every)
-    words, pairs = every.copy(), every.copy()
-    words[:, [0, 2]], pairs[:, 0] = padding, padding
-    alone = _often(words)[:most]
-    room = most - len(alone)
-    first = whole[: room * 3 // 4]
-    parts = [alone, first, _often(pairs)[: room - len(first)], whole[len(first) : room]]
-    joined = np.concatenate(parts)
-    _, at = np.unique(joined, axis=0, return_index=True)
+    every, counts = _often(np.concatenate(rows) if rows else np.zeros((0, 3), np.int64))
+    seen = np.unique(every[:, 1])
+    others = np.setdiff1d(np.arange(words), [*seen, padding])[: max(0, most // 2 - len(seen))]
+    alone = np.full((len(seen) + len(others), 3), padding, np.int64)
+    alone[:, 1] = np.concatenate([seen, others])
+    room = max(0, most - len(alone))
+    first, later = every[: room * 3 // 4], every[room * 3 // 4 :]
+    pairs = later.copy()
+    pairs[:, 0] = padding
+    pairs, _ = _often(pairs, counts[len(first) :])
+    joined = np.concatenate([alone, first, pairs[: room - len(first)], later])
+    _, at = np.unique(_packed(joined), return_index=True)
     return joined[np.sort(at)][:most]
 
 
@@ -275,10 +287,20 @@ def _between(ids: NDArray[np.int64], padding: int) -> NDArray[np.int64]:
     return np.stack([np.r_[padding, ids[:-1]], ids, np.r_[ids[1:], padding]], 1)
 
 
-def _often(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Different rows, the most frequent first."""
-    found, counts = np.unique(rows, axis=0, return_counts=True)
-    return found[np.argsort(-counts, kind="stable")]
+def _packed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows of three words as one number each."""
+    bits = 30 - BITS
+    return (rows[:, 0] << 2 * bits) | (rows[:, 1] << bits) | rows[:, 2]
+
+
+def _often(
+    rows: NDArray[np.int64], counts: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Different rows, the most frequent first, and how often each is there; counts: of each row, else once."""
+    _, first, which = np.unique(_packed(rows), return_index=True, return_inverse=True)
+    total = np.bincount(which, counts, len(first)).astype(np.int64)
+    order = np.argsort(-total, kind="stable")
+    return rows[first][order], total[order]
 
 
 def trigrams_of(model: nn.Module) -> Trigrams | None:

@@ -32,6 +32,10 @@ class Walk(nn.Module):
         """Which stored layer plays at each step."""
         return layers
 
+    def plays(self, step: int) -> bool:
+        """Whether the layer of a step plays at all: in training some may be left out."""
+        return True
+
     def enter(self, passage: Passage) -> None:
         """Before a layer: let tokens go."""
 
@@ -218,6 +222,8 @@ class Stack(nn.ModuleList):
             if listens:
                 open_.enter_context(listening(passage.heard.append))
             for passage.step, i in enumerate(order):
+                if not all(walk.plays(passage.step) for walk in walks):
+                    continue
                 passage.heard.clear()
                 for walk in walks:
                     walk.enter(passage)
@@ -308,7 +314,10 @@ def install(model: nn.Module, path: str, walk: Walk, layers: list[nn.Module] | N
                 f"put the method that brings {type(walk).__name__} first"
             )
         if type(walk).__name__ in names:
-            raise ValueError(f"{type(walk).__name__} already walks the layers of this model; use it once")
+            kind = type(walk).__name__
+            raise ValueError(
+                f"{kind} already walks the layers of this model; use it once (of methods that bring it, take one)"
+            )
         old._modules["walks"].append(walk)  # type: ignore[operator]
     else:
         stored = list(old.children()) if layers is None else layers

@@ -125,7 +125,7 @@ IDLE: dict[str, tuple[Callable[[Job], None], str]] = {
     "PastFuture": (layers(1), "no example could stop before the end; use PastFuture on 2 layers or more"),
     "RightTool": (layers(1), r"expected some from 1 to 0; type RightTool\("),
     "RomeBERT": (done_before("RomeBERT"), "use it once"),
-    "SkipBERT": (layers(1), r"nothing would be left; type SkipBERT\("),
+    "SkipBERT": (layers(1), r"expected some of both kinds; type SkipBERT\("),
     "Share": (layers(1), r"nothing would be shared; type Share\("),
     "TernaryBERT": (settled, "finds nothing to do; leave it out"),
     "Theseus": (layers(1), r"expected a proper divisor of 1 .*; type Theseus\("),

@@ -4,7 +4,8 @@ The lower half of the model sees three tokens at a time (section 3.1): what it m
 else, so it can be computed once for all and looked up, and the lower layers are skipped.  First the whole learns from
 its former self, by attention and hidden states (general distillation); then the table is made, and the upper half
 learns on it, at first by hidden states alone, then by the former self's answers as well (section 3.4).  The paper's
-students have layers of their own above; here they are the model's.  Exits on the upper half come of any other method
+students have layers of their own above, which learn the attention of evenly spaced layers; here they are the model's,
+and learn their own.  Exits on the upper half come of any other method
 after this one: then(SkipBERT(), RightTool()).
 
 The table is large (3 bytes a dimension and entry) and counts in the artefact's size.  As there, what it does not hold
@@ -57,7 +58,7 @@ class SkipBERT:
         able(job.model, count)
         former = deepcopy(job.model)
         table = install(job, count)
-        likeness: Any = Attention() + Hidden(width(job.model), width(former), below=count)
+        likeness: Any = Attention(below=count) + Hidden(width(job.model), width(former), below=count)
         if self.general_epochs:
             yield Train(likeness, epochs=self.general_epochs, lr=self.general_lr, teacher=former, name="three tokens")
         if not job.dry:
@@ -73,8 +74,8 @@ class SkipBERT:
     def write(self, job: Job, table: Trigrams) -> None:
         """Make the table from the training texts."""
         job.tell("computing the table", 0.0)
-        texts = [example["input_ids"] for example in job.train]
-        picked = torch.from_numpy(chosen(texts, table.padding, self.entries))
+        texts = [example[key] for example in job.train for key in ("input_ids", "pair_ids") if key in example]
+        picked = torch.from_numpy(chosen(texts, table.padding, self.entries, table.num_embeddings))
         table.fill(picked.to(table.place.device))
         if self.misses == "back off":
             table.settle()
@@ -89,12 +90,20 @@ def able(model: nn.Module, count: int) -> None:
             f"SkipBERT does not know the embeddings of {family}; use it on one of: {', '.join(BY_EXAMPLE)}"
         )
     if not 0 < count < stored:
-        raise ValueError(f"found {stored} layers and {count} to skip: nothing would be left; type SkipBERT(shallow=1)")
+        raise ValueError(
+            f"found {stored} layers and {count} to skip, expected some of both kinds; type SkipBERT(shallow=1), on a "
+            "model of at least 2 layers"
+        )
     front = embeddings(model)
     if model.get_output_embeddings() is not None:  # type: ignore[operator]
         raise ValueError("SkipBERT puts a table in place of the words, and this model writes with the same words")
-    if type(front.word) is not nn.Embedding or front.word.embedding_dim != width(model):
-        raise ValueError(f"SkipBERT reads words from a plain table, found {type(front.word).__name__}, or a narrow one")
+    if type(front.word) is not nn.Embedding:
+        found = type(front.word).__name__
+        raise ValueError(f"SkipBERT reads words from a plain table, found {found}; put SkipBERT first")
+    if front.word.embedding_dim != width(model):
+        raise ValueError(
+            f"SkipBERT reads words as wide as the layers, found {front.word.embedding_dim} beside {width(model)}"
+        )
 
 
 @torch.no_grad()

@@ -13,6 +13,8 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -59,32 +61,42 @@ class LAT:
         layers = depth(job.model)
         ranked = Ranked(layers, [1.0] * layers, own=True)
         walk(job.model, ranked)
+        cheapest = Cost(job, self.examples(job)).of(shortest(layers, self.drop))
+        if cheapest > self.keep:
+            raise ValueError(
+                f"found keep={self.keep:g}, and with drop={self.drop:g} these texts cost {cheapest:.2f} of all at "
+                f"least; type LAT(keep={math.ceil(cheapest * 100) / 100:g}), or a larger drop"
+            )
         loss = 1 / (2 + self.samples) * (Task() + Sandwich(job, ranked, self))
         yield Train(loss, epochs=self.epochs, lr=self.lr, name="length drop")
-        ranked.shares = steps(shortest(layers, self.drop))
+        ranked.shares = [*shortest(layers, self.drop)]
         if not job.dry:
-            ranked.shares = steps(self.search(job, ranked))
+            ranked.shares = [*self.search(job, ranked)]
+
+    def examples(self, job: Job) -> list[dict[str, Any]]:
+        """On which costs and scores are compared."""
+        return (job.dev or job.train)[: self.texts]
 
     def search(self, job: Job, ranked: Ranked) -> Lengths:
         """The lengths of best score among those found that cost at most `keep` of the whole."""
-        chance, examples = random.Random(job.seed), (job.dev or job.train)[: self.texts]
+        chance, examples = random.Random(job.seed), self.examples(job)
         cost = Cost(job, examples)
         known: dict[Lengths, tuple[float, float]] = {}
 
         def ask(lengths: Lengths) -> None:
             if lengths not in known:
-                ranked.shares = steps(lengths)
+                ranked.shares = [*lengths]
                 known[lengths] = (cost.of(lengths), quality(job, examples))
 
         evenly = [constant(ranked.depth, self.drop * i / 10) for i in range(11)]
-        for lengths in [*evenly, constant(ranked.depth, fitting(cost, ranked.depth, self.keep))]:
+        for lengths in [*evenly, constant(ranked.depth, fitting(cost, ranked.depth, self.keep, self.drop))]:
             ask(lengths)
         for turn in range(self.rounds):
             job.tell("searching lengths", turn / self.rounds)
             front = pareto(known)
             for child in children(front, self.children, chance, shortest(ranked.depth, self.drop)):
                 ask(child)
-        fits = {one: found for one, found in known.items() if found[0] <= self.keep} or known
+        fits = {one: found for one, found in known.items() if found[0] <= self.keep}
         return max(fits, key=lambda one: (fits[one][1], -fits[one][0]))
 
 
@@ -100,11 +112,6 @@ def quality(job: Job, examples: list[dict[str, Any]]) -> float:
     return -float(torch.cat(found).mean())
 
 
-def steps(lengths: Sequence[float]) -> list[float]:
-    """Shares of what is there, from shares of the whole."""
-    return [now / max(before, 1e-6) for before, now in zip((1.0, *lengths[:-1]), lengths, strict=True)]
-
-
 def constant(layers: int, drop: float) -> Lengths:
     """The same share leaves in every layer."""
     return tuple((1 - drop) ** (i + 1) for i in range(layers))
@@ -115,9 +122,9 @@ def shortest(layers: int, drop: float) -> Lengths:
     return constant(layers, drop)
 
 
-def fitting(cost: "Cost", layers: int, keep: float) -> float:
-    """The constant share that costs just `keep`, by bisection."""
-    low, high = 0.0, 0.9
+def fitting(cost: "Cost", layers: int, keep: float, most: float) -> float:
+    """The constant share that costs just `keep`, by bisection; `most` of what may leave in a layer does fit."""
+    low, high = 0.0, most
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if cost.of(constant(layers, middle)) > keep else (low, middle)
@@ -155,7 +162,7 @@ class Cost:
     def __init__(self, job: Job, examples: Sequence[dict[str, Any]]) -> None:
         stored = blocks(job.model)
         self.layers = [stored[i] for i in order(job.model)]
-        self.texts = Counter(len(e["input_ids"]) for e in examples)
+        self.texts = Counter(len(e[key]) for e in examples for key in ("input_ids", "pair_ids") if key in e)
         self.whole = self.sum([1.0] * len(self.layers))
 
     def sum(self, lengths: Sequence[float]) -> int:
@@ -184,10 +191,10 @@ class Sandwich(Loss):
         teacher, whole = step.student.out.logits.detach().float(), ranked.shares
         found = []
         for i in range(1 + told.samples):
-            drops = [told.drop if not i else told.drop * float(torch.rand(())) for _ in whole]
-            ranked.shares = [1 - drop for drop in drops]
             plays = (torch.rand(ranked.depth) >= told.layer_drop).tolist()
-            ranked.playing = plays if any(plays) else None
+            ranked.playing = plays if any(plays) else [True] * ranked.depth
+            stays = [1 - told.drop * (1.0 if not i else float(torch.rand(()))) for _ in whole]
+            ranked.shares = list(accumulate((s if p else 1.0 for s, p in zip(stays, ranked.playing, strict=True)), mul))
             try:
                 out = job.model(**job.task.given(step.batch, labels=False))
             finally:

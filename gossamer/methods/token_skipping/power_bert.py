@@ -18,7 +18,7 @@ from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Loss, Step, Task
 from gossamer.runtime.tokens import Ranked
-from gossamer.train import Train
+from gossamer.train import Moment, Train
 from gossamer.walking import depth, walk
 
 LENGTH = 128  # the paper's prices are for sums over so many ranks
@@ -44,7 +44,12 @@ class PoWERBERT:
         ranked = Ranked(layers, [1.0] * layers, bins=self.bins)
         walk(job.model, ranked)
         loss = Task() + self.price * Retained(ranked)
-        yield Train(loss, epochs=self.search_epochs, lr=self.lr, extra_lr=self.search_lr, name="search")
+
+        def clip(moment: Moment) -> None:
+            assert ranked.kept is not None
+            ranked.kept.data.clamp_(0, 1)
+
+        yield Train(loss, epochs=self.search_epochs, lr=self.lr, extra_lr=self.search_lr, each_step=clip, name="search")
         ranked.shares = shares(ranked.kept)
         ranked.kept, ranked.bins = None, 0
         yield Train(Task(), epochs=self.tune_epochs, lr=self.lr, name="adapt")
@@ -52,11 +57,10 @@ class PoWERBERT:
 
 @torch.no_grad()
 def shares(kept: Tensor | None) -> list[float]:
-    """Of the tokens that are there, from the weights of the ranks (layers, bins): never more than the layer before."""
+    """Of the text's length, from the weights of the ranks (layers, bins): never more than the layer before."""
     assert kept is not None
-    left = kept.clamp(0, 1).mean(1).cummin(0).values  # of the text's length
-    before = torch.cat([left.new_ones(1), left[:-1]])
-    return (left / before.clamp_min(1e-6)).clamp(0, 1).tolist()
+    found: list[float] = kept.clamp(0, 1).mean(1).cummin(0).values.tolist()
+    return found
 
 
 class Retained(Loss):

@@ -92,7 +92,9 @@ class Reinforce(Loss):
         job = self._job[0]
         model: Any = job.model
         modes = {m: m.training for m in model.modules()}
+        policy = self._policy[0]
         model.eval()
+        policy.mode = "all"
         try:
             with torch.enable_grad(), in_full(model), tracing(model) as seen:
                 embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
@@ -104,5 +106,6 @@ class Reinforce(Loss):
             [grad] = torch.autograd.grad(lost, [deep])
             return (grad * (deep - early)).sum(-1).abs().detach()
         finally:
+            policy.mode = "sample"
             for module, mode in modes.items():
                 module.training = mode

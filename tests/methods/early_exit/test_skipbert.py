@@ -34,7 +34,7 @@ def lower(job: Any) -> Trigrams:
 
 def every(job: Any, table: Trigrams) -> torch.Tensor:
     texts = [e["input_ids"] for e in job.train]
-    return torch.from_numpy(chosen(texts, table.padding, 10**6))
+    return torch.from_numpy(chosen(texts, table.padding, 10**6, 100))
 
 
 def states(table: Trigrams, *texts: list[int]) -> torch.Tensor:
@@ -74,6 +74,15 @@ def test_a_state_depends_on_two_neighbours_to_each_side_only(lower: Trigrams) ->
     one, two = states(lower, text, other)
     assert torch.allclose(one[4], two[4], atol=1e-6), "from the third to the seventh token nothing has changed"
     assert not torch.allclose(one[2], two[2], atol=1e-3)
+
+
+def test_what_stands_in_the_table_does_not_learn(job: Any, lower: Trigrams) -> None:
+    """Nor is what is computed beside it dropped by chance."""
+    ids = torch.tensor([job.train[0]["input_ids"]])
+    lower.fill(lower.trigrams(ids)[0][:-3].unique(dim=0))
+    lower.train()
+    found = lower(ids)
+    assert torch.equal(found, lower(ids)) and not found.requires_grad
 
 
 def test_texts_do_not_meet(lower: Trigrams) -> None:
@@ -120,11 +129,14 @@ def test_words_that_the_hash_cannot_hold_are_refused() -> None:
 
 def test_the_table_holds_all_words_first_and_no_more_than_it_may() -> None:
     texts = [[2, 5, 6, 7, 3], [2, 5, 6, 8, 3], [2, 5, 6, 9, 3]]
-    found = chosen(texts, 0, 10)
+    found = chosen(texts, 0, 10, 12)
     assert len(found) == 10 and len({tuple(row) for row in found}) == 10
     assert {tuple(row) for row in found[:7]} == {(0, word, 0) for word in (2, 3, 5, 6, 7, 8, 9)}
     assert (2, 5, 6) in {tuple(row) for row in found[7:]}, "seen three times"
-    assert len(chosen(texts, 0, 3)) == 3
+    assert len(chosen(texts, 0, 3, 12)) == 3
+    known = {tuple(row) for row in chosen(texts, 0, 100, 12)}
+    assert {(0, word, 0) for word in range(1, 12)} <= known, "room for words that were never seen"
+    assert {(2, 5, 6), (5, 6, 7), (6, 7, 3), (0, 2, 5)} <= known
 
 
 def test_only_upper_layers_run_and_the_table_counts(job: Any, tmp_path: Path) -> None:
@@ -158,7 +170,7 @@ def test_other_families_skip_too(family: str, tmp_path: Path) -> None:
     try:
         able(job.model, 1)
     except ValueError as refused:  # a narrow table
-        assert family == "electra" and "narrow" in str(refused)
+        assert family == "electra" and "as wide as the layers" in str(refused)
         return
     table = install(job, 1)
     assert job.model.config.num_hidden_layers == layers - 1
@@ -170,5 +182,5 @@ def test_other_families_skip_too(family: str, tmp_path: Path) -> None:
 
 def test_who_cannot_is_told(tmp_path: Path) -> None:
     job = small.job(tmp_path)
-    with pytest.raises(ValueError, match=r"found 4 layers and 4 to skip: nothing would be left; type SkipBERT"):
+    with pytest.raises(ValueError, match=r"found 4 layers and 4 to skip, expected some of both kinds; type SkipBERT"):
         drive(job, METHOD(shallow=4))
