@@ -111,11 +111,12 @@ def exits(
     criterion: dict[str, Any],
     threshold: float,
     places: Sequence[int] | None = None,
+    pool: str = "first",
 ) -> Exits:
     """Install exits of this head and criterion, which see gossamer.runtime.exits, and return them.
 
     head, criterion: what they are, and what cannot be read off the model; the rest is added.  places: after which
-    layers (None: after all but the last).
+    layers (None: after all but the last).  pool: what stands for a text, its "first" token or the "mean" of all.
 
     Raises:
         ValueError: the model's head does not read the first token, or its loop cannot be owned.
@@ -129,7 +130,7 @@ def exits(
     seen = known | {"size": size, "width": size}  # what a criterion reads
     found = Exits(
         layers, where, _told(HEADS, head, known), _told(CRITERIA, criterion, seen), threshold, steps,
-        head_of(model).answer_path,
+        head_of(model).answer_path, pool,
     )  # fmt: skip
     for module in found.heads.modules():
         if isinstance(module, nn.Linear):

@@ -34,7 +34,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "RomeBERT": {"threshold": 0.7, "lr": 1e-3},
     "Voting": {"votes": 1.0},
     "LTP": {"threshold": 0.3},
-    "LAT": {"keep": 0.75, "rounds": 1, "children": 2, "texts": 8},
+    "LAT": {"keep": 0.85, "rounds": 1, "children": 2, "texts": 8},
     "PABEE": {"patience": 1},
     "PoWERBERT": {"search_lr": 0.3, "price": 0.1, "bins": 4},
     "Share": {"groups": 1},
@@ -45,7 +45,11 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 STEPS = {"CoFi": 30}  # fewer close no gate
 NAMES = tuple(recipe.methods())
-OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {"Int8, static": ("Int8", {"static": True})}  # ways of their own
+OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {  # ways of their own
+    "Int8, static": ("Int8", {"static": True}),
+    "PABEE, mean": ("PABEE", {"patience": 1, "pool": "mean"}),
+    "RightTool, mean": ("RightTool", {"threshold": 0.53, "lr": 1e-3, "pool": "mean"}),
+}
 LABELS = ("no", "yes")
 
 

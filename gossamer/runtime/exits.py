@@ -19,7 +19,9 @@ class Exits(Walk):
 
     places: after which layers the exits are, from 1 on; the last layer's answer is the model's own, or an exit's if
     `depth` is among them.  head, criterion: the names and arguments of a Head and a Criterion.  answer: the path of the
-    model's last linear layer, features: how it reads hidden states (see anatomy.Head.steps).
+    model's last linear layer, features: how it reads hidden states (see anatomy.Head.steps).  pool: what stands for a
+    text, its "first" token as in the papers, or the "mean" of its tokens, for encoders that were made for that: there
+    the first token hardly reads the text before the last layers.
     """
 
     optional, dynamic = True, True
@@ -33,8 +35,10 @@ class Exits(Walk):
         threshold: float,
         features: list[str],
         answer: str,
+        pool: str = "first",
     ) -> None:
         super().__init__()
+        self.pool = pool
         self.depth, self.places, self.features, self.answer = depth, list(places), list(features), answer
         self.criterion, self.threshold = dict(criterion), threshold
         self.heads: Head = HEADS[head["is"]](**{k: v for k, v in head.items() if k != "is"})
@@ -64,9 +68,14 @@ class Exits(Walk):
 
     def around(self, step: int, x: Tensor, mask: Tensor | None) -> Tensor:
         """What the exit after this layer (0-based) makes of all tokens, where it looks at them; x (b, t, d)."""
-        if step + 1 in self.places and self.heads.across:
-            return self.heads.around(self.places.index(step + 1), x, mask)
-        return x
+        if self.heads.across:
+            return self.heads.around(self.places.index(step + 1), x, mask) if step + 1 in self.places else x
+        if self.pool == "first":
+            return x
+        if mask is None:
+            return x.mean(1, keepdim=True)
+        weights = mask[:, 0].float().softmax(-1).to(x.dtype)  # alike for all that are seen, (b, t or 1, t)
+        return weights @ x
 
     def at(self, step: int, first: Tensor, memory: Memory) -> tuple[Tensor, Tensor] | None:
         """Logits and features of the exit after a layer, None where there is none, from the first token's (b, ...)."""
@@ -80,7 +89,7 @@ class Exits(Walk):
         """Logits and features of every exit, from the states after each layer, (b, t, d); mask: (b, t) or None."""
         memory, found = Memory(), list[tuple[Tensor, Tensor]]()
         shown = None
-        if mask is not None and self.heads.across:
+        if mask is not None and (self.heads.across or self.pool == "mean"):
             shown = (~mask.bool())[:, None, None, :].to(hidden[0].dtype) * torch.finfo(hidden[0].dtype).min
         for step, x in enumerate(hidden):
             said = self.at(step, self.around(step, x, shown)[:, 0], memory)

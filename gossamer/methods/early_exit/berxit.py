@@ -7,7 +7,7 @@ error (learning to exit, section 3.2; of numbers, |tanh(answer - label)|); an ex
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,12 +31,13 @@ class BERxiT:
     serves: ClassVar[str] = "texts"
 
     threshold: Annotated[float, Between(0.0, 1.0)] = 0.1
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 3.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Alternate."""
-        found = ramps(job, {"is": "Learned"}, self.threshold)
+        found = ramps(job, {"is": "Learned"}, self.threshold, self.pool)
         loss = Alternating(Task(), EveryExit(found, [1.0] * (len(found.places) + 1))) + Wrong(found)
         yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")
 

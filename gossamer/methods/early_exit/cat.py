@@ -10,7 +10,7 @@ development texts are divided: a fifth sets temperatures, two teach the meta cla
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class CAT:
 
     epsilon: Annotated[float, Between(0.0, 0.5)] = 0.1
     size: Annotated[int, Between(2, 1024)] = 32
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 3.0
     lr: Annotated[float, Between(1e-6, 1e-2)] = 1e-3
     conditional: bool = False
@@ -46,7 +47,7 @@ class CAT:
         """Heads, then who is to be believed, then from when on."""
         if len(job.dev) < 5:
             raise ValueError(f"found {len(job.dev)} development texts, CAT needs 5 at least; give data with a dev file")
-        found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0)
+        found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0, pool=self.pool)
         weights = [*[1.0 / len(found.places)] * len(found.places), 0.0]
         yield Train(EveryExit(found, weights), epochs=self.epochs, extra_lr=self.lr, only=[found], name="heads")
         if not job.dry:

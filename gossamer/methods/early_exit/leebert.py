@@ -9,7 +9,7 @@ along the gradient of the outer loss on a batch of the second (and, times `cross
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class LeeBERT:
     cross: Annotated[float, Between(0.0, 1.0)] = 0.5
     every: Annotated[int, Between(1, 1000)] = 8
     heat: Annotated[float, Between(0.1, 100)] = 1.0
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 5.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
@@ -45,7 +46,11 @@ class LeeBERT:
         """Exits, their losses, and how much each counts."""
         able_to_stop(job.model, "LeeBERT", "patience", self.patience, 2)
         found = exits(
-            job.model, {"is": "SharedPooler"}, {"is": "Agreement", "tolerance": self.tolerance}, float(self.patience)
+            job.model,
+            {"is": "SharedPooler"},
+            {"is": "Agreement", "tolerance": self.tolerance},
+            float(self.patience),
+            pool=self.pool,
         )
         loss = Mutual(found, self.heat)
         step = CrossLevel(job, found, loss, self)

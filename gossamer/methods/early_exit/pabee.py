@@ -8,7 +8,7 @@ and the new classifiers learn at ten times the rate of the model, which has been
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from gossamer.fields import Between
 from gossamer.job import Job
@@ -32,6 +32,7 @@ class PABEE:
     patience: Annotated[int, Between(1, 24)] = 3
     tolerance: Annotated[float, Between(0.0, 10.0)] = 0.1
     equilibrium: bool = False
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 5.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
@@ -39,7 +40,7 @@ class PABEE:
         """Install the exits and train them together with the model."""
         able_to_stop(job.model, "PABEE", "patience", self.patience, 2)
         criterion = {"is": "Agreement", "tolerance": self.tolerance}
-        found = exits(job.model, {"is": "SharedPooler"}, criterion, float(self.patience))
+        found = exits(job.model, {"is": "SharedPooler"}, criterion, float(self.patience), pool=self.pool)
         found.balanced = self.equilibrium
         answers = len({*found.places, found.depth})
         loss = EveryExit(found, [1.0] * answers) if self.equilibrium else EveryExit(found, mean=True)

@@ -6,7 +6,7 @@ the threshold, whether they agree or not.  It leaves at exit number `patience` a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from gossamer.fields import Between
 from gossamer.job import Job
@@ -26,6 +26,7 @@ class PCEEBERT:
     patience: Annotated[int, Between(1, 24)] = 2
     threshold: Annotated[float, Between(0.0, 1.0)] = 0.3
     mean: bool = False
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 5.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
@@ -33,6 +34,6 @@ class PCEEBERT:
         """As PABEE."""
         able_to_stop(job.model, "PCEEBERT", "patience", self.patience, 1)
         criterion = {"is": "Calm", "patience": self.patience, "mean": self.mean}
-        found = exits(job.model, {"is": "SharedPooler"}, criterion, self.threshold)
+        found = exits(job.model, {"is": "SharedPooler"}, criterion, self.threshold, pool=self.pool)
         loss = EveryExit(found, mean=True)
         yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")

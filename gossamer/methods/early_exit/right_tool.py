@@ -8,7 +8,7 @@ used; the authors' code normalises the parameter itself, which cuts it off from 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class RightTool:
 
     threshold: Annotated[float, Between(0.0, 1.0)] = 0.9
     places: Annotated[tuple[int, ...], Between(1, 96)] = ()
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 2.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 3e-5
 
@@ -46,7 +47,7 @@ class RightTool:
                 f"exits after layers {places} of a model of {layers}: expected some from 1 to {layers - 1}; "
                 f"type RightTool(places=({max(1, layers // 2)},))"
             )
-        found = exits(job.model, {"is": "Mixed"}, {"is": "Confidence"}, self.threshold, places)
+        found = exits(job.model, {"is": "Mixed"}, {"is": "Confidence"}, self.threshold, places, pool=self.pool)
         loss = EveryExit(found, [1.0] * (len(places) + 1))
         yield Train(loss, epochs=self.epochs, lr=self.lr, extra_lr=10 * self.lr, name="exits")
         if not job.dry:

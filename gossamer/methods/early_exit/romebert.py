@@ -31,12 +31,13 @@ class RomeBERT:
     gamma: Annotated[float, Between(0.0, 1.0)] = 0.9
     heat: Annotated[float, Between(0.1, 100)] = 3.0
     anchor: Literal["exits", "last", "none"] = "exits"
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 3.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """One stage."""
-        found = ramps(job, {"is": "Entropy"}, self.threshold)
+        found = ramps(job, {"is": "Entropy"}, self.threshold, self.pool)
         count = len(found.places)
         pulls = torch.zeros(count + 1, count + 1)
         pulls[:count, count] = self.gamma

@@ -8,7 +8,7 @@ right one are compared (`masked`), as summaries of the paper have it, and each D
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Voting:
     power: Annotated[float, Between(0.0, 1.0)] = 0.0
     price: Annotated[float, Between(0.0, 10)] = 0.1
     masked: bool = True
+    pool: Literal["first", "mean"] = "first"
     epochs: Annotated[float, Between(0.1, 100)] = 5.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
 
@@ -41,7 +42,9 @@ class Voting:
         layers = depth(job.model)
         if not self.power:
             able_to_stop(job.model, "Voting", "votes", self.votes, 1)
-        found = exits(job.model, {"is": "SharedPooler"}, {"is": "Votes", "power": self.power}, self.votes)
+        found = exits(
+            job.model, {"is": "SharedPooler"}, {"is": "Votes", "power": self.power}, self.votes, pool=self.pool
+        )
         loss: Loss = EveryExit(found, [1.0] * layers)
         if self.price:
             loss = loss + self.price * Diversity(found, self.masked)

@@ -16,17 +16,18 @@ from gossamer.measure.layers import watching
 from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
 from gossamer.replay import Record, conformal, exits_of, record, replay
-from gossamer.runtime.criteria import Votes, entropy
+from gossamer.runtime.criteria import Memory, Votes, entropy
 from gossamer.runtime.passage import Passage
 from gossamer.trace import tracing
 from gossamer.train import Lesson
+from gossamer.walking import exits
 from tests import small
 
 NAMES = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] == "early_exit" and m.kind == "walk"]
 FROZEN = ("CAT", "DeeBERT", "FastBERT")  # the model stands, the exits learn
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[*NAMES, "PABEE, mean", "RightTool, mean"])
 def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A job after the method, its exits spread so that texts leave everywhere."""
     job = small.after(small.job(tmp_path_factory.mktemp("job")), request.param)
@@ -38,6 +39,17 @@ def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
             if module.bias is not None:
                 module.bias.data.normal_(std=0.3)
     return job
+
+
+def test_the_mean_is_of_the_texts_own_tokens(tmp_path: Path) -> None:
+    """By hand, and so that padding counts nowhere."""
+    job = small.job(tmp_path)
+    found = exits(job.model, {"is": "OwnPooler"}, {"is": "Entropy"}, 0.5, pool="mean")
+    x = torch.randn(2, 4, 32)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    [(logits, _), *_] = found.every([x, x, x, x], mask)
+    first = torch.stack([x[0].mean(0), x[1, :2].mean(0)])
+    assert torch.allclose(logits, found.at(0, first, Memory())[0], atol=1e-6)  # type: ignore[index]
 
 
 def thresholds(found: Record, count: int = 20) -> list[float]:

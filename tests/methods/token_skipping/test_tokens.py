@@ -312,9 +312,7 @@ def test_layers_that_are_left_out_change_no_numbers(tmp_path: Path) -> None:
 
 def test_what_costs_too_much_is_told_before_anything_is_learned(tmp_path: Path) -> None:
     job = small.job(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"found keep=0.1, and with drop=0.2 these .* cost 0.\d+ .*; type LAT\("
-    ):
+    with pytest.raises(ValueError, match=r"found keep=0.1, and with drop=0.2 these .* cost 0.\d+ .*; type LAT\("):
         next(recipe.methods()["LAT"](keep=0.1)(job))
 
 
