@@ -49,8 +49,8 @@ from gossamer.trace import tracing
 from gossamer.train import drive
 from gossamer.walking import order
 
-# This encoder was made to be read by the mean of its tokens; its first one hardly reads the text before the fifth layer,
-# and exits on it give the majority class after so few steps.  So exits read the mean, which the papers' do not.
+# This encoder was made to be read by the mean of its tokens; its first one hardly reads the text before the fifth
+# layer, and exits on it give the majority class after so few steps.  So exits read the mean, which the papers' do not.
 EXITS = {
     "DeeBERT": 'DeeBERT(lr=1e-3, pool="mean")',
     "RightTool": 'RightTool(lr=1e-4, pool="mean")',

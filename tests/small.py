@@ -47,7 +47,7 @@ STEPS = {"CoFi": 30}  # fewer close no gate
 NAMES = tuple(recipe.methods())
 OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {  # ways of their own
     "Int8, static": ("Int8", {"static": True}),
-    "PABEE, mean": ("PABEE", {"patience": 1, "pool": "mean"}),
+    "DeeBERT, mean": ("DeeBERT", {"threshold": 0.7, "lr": 1e-2, "pool": "mean"}),
     "RightTool, mean": ("RightTool", {"threshold": 0.53, "lr": 1e-3, "pool": "mean"}),
 }
 LABELS = ("no", "yes")

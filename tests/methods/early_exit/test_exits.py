@@ -27,7 +27,7 @@ NAMES = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] =
 FROZEN = ("CAT", "DeeBERT", "FastBERT")  # the model stands, the exits learn
 
 
-@pytest.fixture(scope="module", params=[*NAMES, "PABEE, mean", "RightTool, mean"])
+@pytest.fixture(scope="module", params=[*NAMES, "DeeBERT, mean", "RightTool, mean"])
 def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A job after the method, its exits spread so that texts leave everywhere."""
     job = small.after(small.job(tmp_path_factory.mktemp("job")), request.param)
