@@ -1,6 +1,6 @@
 """What the clock says of early exit and token skipping beside the multiply-accumulates; for docs/results/dynamic.md.
 
-    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--steps 150] [--texts 64] [--rounds 3] [--threads N]
+    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--steps 100] [--texts 64] [--rounds 3] [--threads N]
                                        [--among WORD,...]
 
 Rotten Tomatoes, seed 0.  Stages that benchmarks/dynamic.py has finished in --folder are read back, what is missing is
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynamic import EXITS, RECIPES, job_for, source, teacher
+from dynamic import EXITS, RECIPES, TOKENS, job_for, source, teacher
 from engines import apart
 from peers import contestants, goals, page, speed
 from peers.shapes import described, once, say, stamp
@@ -47,8 +47,8 @@ DATA, SEED, SPEEDUP, CHUNK = "rotten-tomatoes", 0, 1.5, 32
 PLAIN, WHOLE = "plain", "all four"
 FOUR = {  # the order is that of gossamer.order
     "CoFi": "CoFi(0.5, warmup=0.5, lr=1e-4)",
-    "LTP": "LTP(threshold=0.004, lr=5e-5)",
-    "PABEE": "PABEE(lr=1e-3)",
+    "LTP": TOKENS["LTP"],
+    "PABEE": EXITS["PABEE"],
     "Int8": "Int8()",
 }
 FOUR_ENGINES = ("torch", "onnxruntime")
@@ -343,7 +343,7 @@ def main() -> None:
     """Measure what has not been measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
