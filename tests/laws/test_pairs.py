@@ -21,12 +21,13 @@ EXITS = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] =
 # Exits are one mechanism, so three of its methods stand for all beside what changes shapes: heads that share a pooler,
 # that look at all tokens, that remember layers.
 TYPICAL = ("FastBERT", "PABEE", "PastFuture")
+TWINS = ("PoWERBERT", "TRBERT")  # of LAT and Transkimmer, which stand for them in the same way
 BESIDE = ("Int8", "LTP")
 
 
 def telling(first: str, second: str) -> bool:
     """Whether a pair can show what others do not."""
-    untypical = [name for name in (first, second) if name in EXITS and name not in TYPICAL]
+    untypical = [n for n in (first, second) if (n in EXITS and n not in TYPICAL) or n in TWINS]
     return not untypical or {first, second} <= {*untypical, *BESIDE} or first == second
 
 
