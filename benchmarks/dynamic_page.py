@@ -91,7 +91,10 @@ def opening(efforts: Sequence[str], commands: Sequence[str]) -> str:
         "MiniLM (six layers of 384) is fine-tuned, once for each seed; each method starts from it by its recipe in "
         "`benchmarks/dynamic.py`. **That is little training**, far less than in the papers: the figures show what a "
         "short run gives, not what a method can do. Costs are multiply-accumulates (MACs) of texts one by one, those "
-        "of exits and selectors included, over the plain model's."
+        "of exits and selectors included, over the plain model's. This encoder was made to be read by the mean of its "
+        "tokens, so exits read the mean here where the papers' read the first token (all but PastFuture's; FastBERT's "
+        "look at all tokens anyway): on the first token they give the majority class up to the fourth layer, as "
+        "PastFuture's do."
     )
     points = [
         *efforts,
