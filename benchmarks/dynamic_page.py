@@ -164,8 +164,21 @@ def dataset(name: str, runs: Runs, methods: Sequence[str], drawn: Path) -> list[
     parts = [f"## {DATA.get(name, name)}", fill(about, 120)]
     if drawn.is_file():
         parts.append(f"![Accuracy over multiply-accumulates, {DATA.get(name, name)}]({drawn.name})")
-    parts += [summary(runs), endings(runs), relations(runs)]
+    parts += [summary(runs), tables(runs), endings(runs), relations(runs)]
     return [part for part in parts if part]
+
+
+def tables(runs: Runs) -> str:
+    """What stands in tables, and what they weigh."""
+    told = [
+        f"{method}'s table of {note['entries']:,} entries holds {100 * note['held']:.1f} % of the trigrams of the test "
+        f"texts, looks the others up as pairs and words, and makes {note['bytes before'] / 1e6:.0f} MB of weights "
+        f"{note['bytes'] / 1e6:.0f} MB."
+        for method, mine in runs.items()
+        for note in list(mine.values())[:1]
+        if note["kind"] == "table"
+    ]
+    return fill(" ".join(told), 120)
 
 
 def along(note: Note, cost: float) -> float | None:
