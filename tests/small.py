@@ -39,7 +39,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "PoWERBERT": {"search_lr": 0.3, "price": 0.1, "bins": 4},
     "Share": {"groups": 1},
     "SkipBERT": {"entries": 400},
-    "TRBERT": {"choices": 3, "alpha": 5.0, "policy_lr": 0.5},
+    "TRBERT": {"choices": 4, "alpha": 10.0, "policy_lr": 0.5},
     "Transkimmer": {"price": 10.0, "skim_lr": 1.0},
     "TinyBERT": {"layers": 3, "hidden": 16},
 }

@@ -22,7 +22,7 @@ def test_the_stages_are_general_intermediate_and_prediction(tmp_path: Path) -> N
     at = jobs.job(tmp_path)
     stages = list(jobs.stages(at, TinyBERT(**SMALL)))
     assert [s.name for s in stages] == ["general distillation", "intermediate", "prediction"]
-    likeness = "Hidden(width=16, teacher_width=32) + Attention()"
+    likeness = "Hidden(width=16, teacher_width=32, below=0) + Attention(below=0)"
     assert [repr(s.loss) for s in stages] == [likeness, likeness, "Logits(heat=1.0)"]
     assert stages[0].teacher is at.pretrained and stages[1].teacher is stages[2].teacher is None
     assert [s.schedule for s in stages] == ["linear", "constant", "linear"]

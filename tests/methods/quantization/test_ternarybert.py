@@ -68,7 +68,7 @@ def test_the_teacher_is_its_former_self_in_full_precision(tmp_path: Path) -> Non
     given = at.collate(at.train[:8])
     losses = [float(lesson(**x)["loss"].detach()) for x in (given, given | {"labels": 1 - given["labels"]})]
     assert losses[0] == losses[1] > 0
-    assert repr(stage.loss) == "Logits(heat=1.0) + Hidden(width=32, teacher_width=32) + Attention()"
+    assert repr(stage.loss) == "Logits(heat=1.0) + Hidden(width=32, teacher_width=32, below=0) + Attention(below=0)"
 
 
 def test_without_rounding_there_is_nothing_to_learn_from_oneself(tmp_path: Path) -> None:

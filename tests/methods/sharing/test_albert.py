@@ -80,7 +80,7 @@ def test_relearning_reads_the_former_self(tmp_path: Path) -> None:
     assert stage.teacher is not None and stage.teacher is not at.teacher
     batch = jobs.inputs(at)
     assert torch.equal(jobs.logits(stage.teacher, batch), jobs.logits(former, batch))
-    assert repr(stage.loss) == "Task() + Logits(heat=2.0) + Hidden(width=32, teacher_width=32)"
+    assert repr(stage.loss) == "Task() + Logits(heat=2.0) + Hidden(width=32, teacher_width=32, below=0)"
 
 
 def test_shared_layers_learn_from_every_position(tmp_path: Path) -> None:
