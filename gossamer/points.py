@@ -102,6 +102,11 @@ def curve(model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]], label
     found = record(model, batches)
     exits = exits_of(model)
     assert exits is not None
+    return recorded(exits, found, labels, task)
+
+
+def recorded(exits: Exits, found: Record, labels: Any, task: Task) -> Curve:
+    """The same of what was recorded."""
     points = {one.layers: one for level in levels(exits, found) for one in [point(exits, found, labels, task, level)]}
     return Curve([points[layers] for layers in sorted(points)], len(labels), exits.criterion["is"])
 

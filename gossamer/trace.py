@@ -38,16 +38,18 @@ class Trace:
     decoder: "Trace | None" = None
     running: bool = False
 
-    def every(self, n: int) -> list[Tensor]:
+    def every(self, n: int, below: int = 0) -> list[Tensor]:
         """The outputs of n evenly spaced layers, the last included; layer i * L / n, halves rounded up.
+
+        below: how many of the first layers are left out.
 
         Raises:
             ValueError: fewer than n layers ran, or n is not positive.
         """
-        ran = len(self.hidden) - 1
+        ran = len(self.hidden) - 1 - below
         if not 1 <= n <= ran:
             raise ValueError(f"asked for {n} evenly spaced layers where {max(ran, 0)} ran; ask for 1 to {max(ran, 1)}")
-        return [self.hidden[(2 * i * ran + n) // (2 * n)] for i in range(1, n + 1)]
+        return [self.hidden[below + (2 * i * ran + n) // (2 * n)] for i in range(1, n + 1)]
 
     @property
     def scores(self) -> list[Tensor]:

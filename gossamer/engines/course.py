@@ -26,7 +26,10 @@ REPACK = 7 / 8  # of the tokens are left, or fewer, when the rest is laid out an
 def through(stages: Sequence[Program], reads: Sequence[Read], facts: Facts) -> Iterator[Answer]:
     """The answers to some texts, each once, in any order."""
     for layout in layouts([len(one.ids) for one in reads]):
-        yield from _way(stages, layout, fill(layout, reads, facts), facts, reads)
+        batch = fill(layout, reads, facts)
+        if len(stages) > 1:
+            batch["lengths"] = lengths(layout, reads)
+        yield from _way(stages, layout, batch, facts, reads)
 
 
 class Rest:
@@ -87,10 +90,13 @@ def _laid(
     layout: Layout, x: NDArray[Any], segments: NDArray[np.int64], reads: Sequence[Read]
 ) -> dict[str, NDArray[Any]]:
     """What a later stage is given: hidden states (R, T, d), where whose are, and how long their texts were."""
-    places = layout.spread(layout.within, 0)
-    long = np.array([len(reads[i].ids) for i in layout.texts])[layout.owners]
-    lengths = layout.spread(long, 1)
-    return {"x": x, "segments": segments, "firsts": layout.firsts, "position_ids": places, "lengths": lengths}
+    places, long = layout.spread(layout.within, 0), lengths(layout, reads)
+    return {"x": x, "segments": segments, "firsts": layout.firsts, "position_ids": places, "lengths": long}
+
+
+def lengths(layout: Layout, reads: Sequence[Read]) -> NDArray[np.int64]:
+    """How long each token's text was in the beginning, (R, T)."""
+    return layout.spread(np.array([len(reads[i].ids) for i in layout.texts])[layout.owners], 1)
 
 
 def closer(
@@ -101,9 +107,9 @@ def closer(
     Returns the new layout, the hidden states in it (R', T', d), which of the n texts stands where (n',), and which of
     the N tokens each is, in a row (N',).
     """
-    lengths = np.bincount(layout.owners[left], minlength=len(layout.texts))[going]
-    [new] = layouts(lengths.tolist(), tokens=int(lengths.sum()) * len(lengths) + 1)
-    starts = np.cumsum(lengths) - lengths
+    left_of = np.bincount(layout.owners[left], minlength=len(layout.texts))[going]
+    [new] = layouts(left_of.tolist(), tokens=int(left_of.sum()) * len(left_of) + 1)
+    starts = np.cumsum(left_of) - left_of
     order = starts[new.texts][new.owners] + new.within  # from the old row of what is left to the new one
     stood = np.flatnonzero(left)[order]
     states = new.spread(layout.collect(x)[stood], 0)

@@ -21,7 +21,7 @@ from gossamer.engines.course import MEMORY, NEXT
 from gossamer.runtime.attention import Heard, listening
 from gossamer.runtime.exits import Exits
 from gossamer.runtime.passage import Passage
-from gossamer.runtime.trigrams import laid
+from gossamer.runtime.trigrams import end_to_end
 from gossamer.runtime.walks import Stack, TokenThreshold, stack_of, summary
 from gossamer.task import Task
 
@@ -159,7 +159,7 @@ class Stage(nn.Module):
             told["inputs_embeds"] = given["x"]  # only its shape counts; see Stretch.run
         base: Any = self.model.base_model
         if self.begin is None and self.end is None and not cuts(self.model, self.task):
-            with laid(segments):
+            with end_to_end(segments):
                 return self._answers(base(**told).last_hidden_state, given)
         stack, path = stack_of(self.model), loop(self.model)
         assert stack is not None
@@ -169,7 +169,7 @@ class Stage(nn.Module):
         for walk, _ in exits:
             walk.threshold = given["threshold"]  # type: ignore[assignment]  # for whoever runs the stage to choose
         try:
-            with laid(segments):
+            with end_to_end(segments):
                 x = base(**told).last_hidden_state
         finally:
             self.model.set_submodule(path, stack)

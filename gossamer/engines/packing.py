@@ -132,7 +132,7 @@ def worth(lengths: Sequence[int], batch_size: int, width: int = WIDTH) -> bool:
 
 
 def fill(layout: Layout, reads: Sequence[Read], facts: Facts) -> Batch:
-    """What a packed graph is given: input_ids, position_ids, segments, lengths (R, T), firsts (n,).
+    """What a packed graph is given: input_ids, position_ids, segments (R, T), firsts (n,).
 
     And where there are such: token_type_ids (R, T), threshold ().
     """
@@ -141,7 +141,6 @@ def fill(layout: Layout, reads: Sequence[Read], facts: Facts) -> Batch:
         "input_ids": layout.spread(np.concatenate([np.array(one.ids, np.int64) for one in mine]), facts.pad_id),
         "position_ids": layout.spread(layout.within + facts.first_position, facts.first_position),
         "segments": layout.segments,
-        "lengths": layout.spread(np.repeat(layout.lengths, layout.lengths), 1),
         "firsts": layout.firsts,
     }
     if facts.typed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.course import NEXT, Program, through
+from gossamer.engines.course import NEXT, Program, lengths, through
 from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, put, quietly
 from gossamer.engines.graphs import PACKED, STAGES
 from gossamer.engines.packing import fill, layouts
@@ -78,8 +78,8 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
     layout = next(layouts([len(one.ids) for one in reads], LAID))
     batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
     ends: list[Any] = [*cuts(model, known.task), None]
-    if len(ends) == 1:
-        del batch["lengths"]  # nobody leaves
+    if len(ends) > 1:
+        batch["lengths"] = torch.from_numpy(lengths(layout, reads))
     made = []
     with as_it_was(model, known):
         for begin, end in zip([None, *ends], ends, strict=False):

@@ -27,7 +27,7 @@ _texts: ContextVar[Tensor | None] = ContextVar("gossamer_texts", default=None)
 
 
 @contextmanager
-def laid(texts: Tensor) -> Iterator[None]:
+def end_to_end(texts: Tensor) -> Iterator[None]:
     """Inside the block, rows hold several texts: which one each token belongs to, (b, t)."""
     token = _texts.set(texts)
     try:
@@ -41,7 +41,7 @@ class Trigrams(nn.Module):
 
     Three vectors come of each trigram (left, middle, right), and a token's state is the sum of three: the middle one of
     its own trigram, the left one of the next, the right one of the one before.  Who has no neighbour has a none there,
-    written as padding; texts end before padding, and where they are laid end to end (see `laid`) each with itself.
+    written as padding; texts end before padding, and where several share a row (see `end_to_end`) each with itself.
 
     layers: how many lower layers there still are, of the kind that `layer` is the path of from the base model (0: the
     table alone answers, and what it does not hold is looked up as the pair with the right neighbour, as the word alone,
@@ -191,10 +191,8 @@ class Trigrams(nn.Module):
     def fill(self, trigrams: Tensor, size: int = 4096) -> None:
         """Make a table of these trigrams, each once, (m, 3)."""
         slots, factors, keys, where = index(trigrams.cpu().numpy())
-        device = trigrams.device
-        training = self.training
+        device, training = trigrams.device, self.training
         self.eval()
-        self._room(0, 1, self.factors)
         self._room(len(trigrams), slots, factors)
         self.to(device)
         self.keys.copy_(torch.from_numpy(keys))

@@ -77,6 +77,14 @@ class QuestionAnswering(Task):
         both = torch.cat([logits.float().masked_fill(away, -1e4) for logits in (out.start_logits, out.end_logits)])
         return Said(out.get("loss"), both)
 
+    def errors(self, said: Said, batch: "Mapping[str, Tensor]") -> "Tensor":
+        """The mean of both ends'."""
+        import torch
+        from torch.nn import functional as F
+
+        ends = torch.cat([batch["start_positions"], batch["end_positions"]])
+        return F.cross_entropy(said.logits, ends, reduction="none").view(2, -1).mean(0)
+
     def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> dict[str, Any]:
         """The best passage of one window: {"span", "score", "nothing"}."""
         places, spans = read.note

@@ -66,6 +66,10 @@ class SentenceEmbedding(Task):
         loss = F.mse_loss(cosines, batch["labels"] / self.top) if "labels" in batch else None
         return Said(loss, cosines[:, None], numbers=True)
 
+    def errors(self, said: Said, batch: "Mapping[str, Tensor]") -> "Tensor":
+        """Of each pair."""
+        return (said.logits[:, 0] - batch["labels"] / self.top).square()
+
     def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> NDArray[np.float32]:
         """(d,)."""
         return np.asarray(outputs[0][row, : len(read.ids)].mean(0), dtype=np.float32)

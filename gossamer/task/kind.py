@@ -141,6 +141,13 @@ class Task(ABC):
     def said(self, out: Any, batch: Mapping[str, "Tensor"]) -> Said:
         """What the model said of a batch."""
 
+    def errors(self, said: Said, batch: Mapping[str, "Tensor"]) -> "Tensor":
+        """Of each text of a batch the loss, (B,): cross-entropy, or the squared error of a number."""
+        from torch.nn import functional as F
+
+        z, y = said.logits.float(), batch["labels"]
+        return (z[:, 0] - y.float()).square() if said.numbers else F.cross_entropy(z, y, reduction="none")
+
     def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> Any:
         """One reading's part of what the model put out for a batch, (B, ...) each."""
         return outputs[0][row]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gossamer.data import Split
 
 from .kind import IGNORED, Decode, Example, Read, Said, Task
-from .tagging import per_token
+from .tagging import errors_by_token, per_token
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,6 +126,10 @@ class MaskedLM(LanguageModelling):
         """logits: (hidden words, vocabulary)."""
         asked = batch["labels"] != IGNORED if "labels" in batch else batch["attention_mask"].bool()
         return Said(out.get("loss"), out.logits[asked])
+
+    def errors(self, said: Said, batch: "Mapping[str, Tensor]") -> "Tensor":
+        """The mean over the hidden words."""
+        return errors_by_token(said, batch)
 
     def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> NDArray[Any]:
         """(positions, 2)."""

@@ -85,6 +85,10 @@ class TokenClassification(Task):
         asked = batch["labels"] != IGNORED if "labels" in batch else batch["attention_mask"].bool()
         return Said(out.get("loss"), out.logits[asked])
 
+    def errors(self, said: Said, batch: "Mapping[str, Tensor]") -> "Tensor":
+        """The mean over the words."""
+        return errors_by_token(said, batch)
+
     def cut(self, outputs: Sequence[NDArray[Any]], row: int, read: Read) -> NDArray[Any]:
         """(words, classes); a row of -inf for each word that was not read."""
         found = np.asarray(outputs[0][row, read.note], dtype=np.float32)
@@ -164,6 +168,17 @@ class TokenClassification(Task):
 
     def _tags(self, answer: NDArray[Any]) -> list[str]:
         return [NONE if tag is None else tag for tag in self.told(answer)["tags"]]
+
+
+def errors_by_token(said: Said, batch: "Mapping[str, Tensor]") -> "Tensor":
+    """Of each text the mean cross-entropy over the places that have a label, 0 where none has; (B,)."""
+    from torch.nn import functional as F
+
+    labels = batch["labels"]
+    asked = labels != IGNORED
+    each = F.cross_entropy(said.logits.float(), labels[asked], reduction="none")
+    total = each.new_zeros(len(labels)).index_add(0, asked.nonzero()[:, 0], each)
+    return total / asked.sum(1).clamp_min(1)
 
 
 def per_token(examples: Sequence[Example], width: int) -> "dict[str, Tensor]":

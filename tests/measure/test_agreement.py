@@ -355,8 +355,8 @@ def test_multiply_accumulates_are_transformers_estimate_put_right(kind, size):
 @few
 @given(texts)
 def test_the_closed_forms_are_torchs_flops(size):
-    from gossamer import formula
     from gossamer.benchmarks.elue import Encoder, costs
+    from gossamer.measure import formula
 
     model, (batch, n) = built("bert"), size
     flops = flops_of(model, batch_of(model, batch, n))

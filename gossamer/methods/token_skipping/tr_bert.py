@@ -16,7 +16,7 @@ from torch import Tensor
 from gossamer.anatomy import width
 from gossamer.fields import Between
 from gossamer.job import Job
-from gossamer.loss import Logits, Loss, Step, errors
+from gossamer.loss import Logits, Loss, Step
 from gossamer.runtime.tokens import Policy
 from gossamer.runtime.walks import in_full
 from gossamer.task import Said
@@ -68,7 +68,7 @@ class Reinforce(Loss):
         policy, batch = self._policy[0], step.batch
         logs, rewards, out = list[Tensor](), list[Tensor](), step.student.out
         for left in range(self.choices, 0, -1):
-            lost, share = errors(out, batch).detach(), policy.share().detach()
+            lost, share = self._job[0].task.errors(out, batch).detach(), policy.share().detach()
             rewards.append(-lost - self.alpha * share.view(-1, len(lost)).mean(0))  # a pair may be two texts
             logs.append(policy.log_prob().view(-1, len(lost)).sum(0))
             if left == 2 and self.training and step.progress < self.guided:  # the last choice is a guided one

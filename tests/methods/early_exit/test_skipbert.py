@@ -13,7 +13,7 @@ from gossamer import artefact, recipe
 from gossamer.measure.layers import watching
 from gossamer.measure.size import tensor_bytes
 from gossamer.methods.early_exit.skipbert import able, install
-from gossamer.runtime.trigrams import Trigrams, chosen, index, laid, trigrams_of
+from gossamer.runtime.trigrams import Trigrams, chosen, end_to_end, index, trigrams_of
 from gossamer.train import drive
 from tests import small, tiny
 
@@ -90,7 +90,7 @@ def test_texts_do_not_meet(lower: Trigrams) -> None:
     a, b = [2, 11, 12, 3], [2, 14, 15, 16, 17, 3]
     alone = states(lower, a)[0]
     batched = states(lower, a + [lower.padding] * 2, b)[0, :4]
-    with laid(torch.tensor([[1] * 6 + [2] * 4 + [0]])):
+    with end_to_end(torch.tensor([[1] * 6 + [2] * 4 + [0]])):
         row = states(lower, b + a + [lower.padding])[0, 6:10]
     assert torch.allclose(alone, batched, atol=1e-6) and torch.allclose(alone, row, atol=1e-6)
 

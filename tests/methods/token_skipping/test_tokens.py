@@ -1,6 +1,7 @@
 """What all methods of token skipping have in common: masked is gathered, the first token stays, sets are nested."""
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gossamer import recipe
-from gossamer.loss import errors
+from gossamer import lengths, recipe
 from gossamer.measure.layers import watching
-from gossamer.methods.token_skipping import lat, power_bert, tr_bert
+from gossamer.measure.macs import count
+from gossamer.methods.token_skipping import power_bert, tr_bert
 from gossamer.runtime.attention import weighing
 from gossamer.runtime.tokens import Policy, Ranked
 from gossamer.runtime.walks import TokenThreshold, Walk, in_full
-from gossamer.task import Said
+from gossamer.task import (
+    Classification,
+    QuestionAnswering,
+    Regression,
+    Said,
+    SentenceEmbedding,
+    TokenClassification,
+)
 from gossamer.trace import tracing
 from gossamer.train import Lesson
-from gossamer.walking import walk as install_other
+from gossamer.walking import walk
 from tests import small
 
 NAMES = [n for n, method in recipe.methods().items() if method.__module__.split(".")[-2] == "token_skipping"]
@@ -92,8 +100,6 @@ def test_each_token_ends_where_it_left(made: Any) -> None:
 
 
 def installed(walk_: Walk, tmp_path: Path) -> Any:
-    from gossamer.walking import walk
-
     job = small.job(tmp_path)
     walk(job.model, walk_)
     return job
@@ -153,19 +159,27 @@ def test_what_is_left_of_the_weights_is_what_stays() -> None:
 # --- lengths ---------------------------------------------------------------------------------------------------------
 
 
-def test_lengths_never_grow_and_stay_in_bounds() -> None:
-    import random
-
-    least = lat.shortest(4, 0.2)
-    front = [lat.constant(4, d) for d in (0.0, 0.1, 0.2)]
-    for child in lat.children(front, 200, random.Random(0), least):
+def test_lengths_never_grow_and_stay_in_bounds(tmp_path: Path) -> None:
+    cost = lengths.Cost(small.job(tmp_path).model, [8])
+    least, best = cost.constant(0.2), [cost.constant(d) for d in (0.0, 0.1, 0.2)]
+    for child in lengths.offspring(best, 200, random.Random(0), least):
         assert all(a >= b - 1e-3 for a, b in zip((1.0, *child), child, strict=False))
         assert all(one >= low - 1e-3 for one, low in zip(child, least, strict=True))
 
 
-def test_no_point_of_the_front_is_beaten() -> None:
-    known = {(0.1 * i,): (0.1 * i, [0.5, 0.4, 0.7, 0.7, 0.9][i]) for i in range(5)}
-    assert lat.pareto(known) == [(0.0,), (0.2,), (0.4,)]
+def test_what_is_found_fits_and_is_the_best_that_was_asked(tmp_path: Path) -> None:
+    """Quality that falls with cost: the dearest that fits; and cheap ones of equal quality before dear ones."""
+    cost = lengths.Cost(small.job(tmp_path).model, [8, 12, 20])
+    asked: list[lengths.Lengths] = []
+
+    def quality(one: lengths.Lengths) -> float:
+        asked.append(one)
+        return cost.of(one)
+
+    found = lengths.search(cost, quality, 0.85, 0.2, 4, random.Random(0), range(3))
+    assert cost.of(found) == max(c for c in map(cost.of, asked) if c <= 0.85) and len(asked) == len(set(asked))
+    flat = lengths.search(cost, lambda one: 1.0, 0.85, 0.2, 4, random.Random(0), range(3))
+    assert cost.of(flat) == cost.of(cost.constant(0.2))
 
 
 def test_the_cost_is_that_of_the_counter(tmp_path: Path) -> None:
@@ -173,9 +187,7 @@ def test_the_cost_is_that_of_the_counter(tmp_path: Path) -> None:
     schedule = [0.6, 0.6, 0.35, 0.35]
     job = installed(Ranked(4, schedule, own=True), tmp_path)
     text = [max(small.examples(12), key=lambda e: len(e["input_ids"]))]
-    cost = lat.Cost(job, text)
-    from gossamer.measure.macs import count
-
+    cost = lengths.Cost(job.model, [len(text[0]["input_ids"])])
     ranked = way(job.model)
     macs = {}
     for shares in ([1.0] * 4, schedule):
@@ -320,7 +332,7 @@ def test_what_costs_too_much_is_told_before_anything_is_learned(tmp_path: Path) 
 def test_others_see_what_is_skimmed_as_gone(other: Walk, tmp_path: Path) -> None:
     """In training as in use, when choices are certain."""
     job, chosen = policy(tmp_path, True, [0, 1, 2, 3])
-    install_other(job.model, other)
+    walk(job.model, other)
     torch.manual_seed(3)
     for net in chosen.nets:
         net[-1].weight.data.normal_(std=20000.0)
@@ -334,15 +346,15 @@ def test_others_see_what_is_skimmed_as_gone(other: Walk, tmp_path: Path) -> None
 
 def test_each_text_has_its_own_loss() -> None:
     """Of a class, of numbers, of words, of the ends of a passage: as the plain formula says."""
-    z, ids = torch.randn(4, 3), torch.zeros(4, 5, dtype=torch.long)
-    y = torch.tensor([0, 2, 1, 1])
+    z, y = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
     each = F.cross_entropy(z, y, reduction="none")
-    assert torch.allclose(errors(Said(None, z), {"input_ids": ids, "labels": y}), each)
-    numbers = errors(Said(None, z[:, :1], numbers=True), {"input_ids": ids, "labels": y})
-    assert torch.allclose(numbers, (z[:, 0] - y).square())
+    assert torch.allclose(Classification(("a", "b", "c")).errors(Said(None, z), {"labels": y}), each)
+    numbers = Said(None, z[:, :1], numbers=True)
+    assert torch.allclose(Regression().errors(numbers, {"labels": y}), (z[:, 0] - y).square())
+    assert torch.allclose(SentenceEmbedding(top=5.0).errors(numbers, {"labels": y}), (z[:, 0] - y / 5).square())
     tags = torch.tensor([[-100, 0, 2], [1, -100, -100]])
-    words = errors(Said(None, z[:3]), {"input_ids": ids[:2], "labels": tags})
+    words = TokenClassification(("a", "b", "c")).errors(Said(None, z[:3]), {"labels": tags})
     by_hand = F.cross_entropy(z[:3], torch.tensor([0, 2, 1]), reduction="none")
     assert torch.allclose(words, torch.stack([by_hand[:2].mean(), by_hand[2]]))
-    ends = {"input_ids": ids[:2], "start_positions": y[:2], "end_positions": y[2:]}
-    assert torch.allclose(errors(Said(None, z), ends), torch.stack([each[:2], each[2:]]).mean(0))
+    ends = {"start_positions": y[:2], "end_positions": y[2:]}
+    assert torch.allclose(QuestionAnswering().errors(Said(None, z), ends), torch.stack([each[:2], each[2:]]).mean(0))

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer import formula
 from gossamer.anatomy import blocks
 from gossamer.gates import compact
-from gossamer.measure import macs
+from gossamer.measure import formula, macs
 from tests import small, tiny
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet")
