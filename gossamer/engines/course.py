@@ -49,41 +49,66 @@ class Rest:
 def _way(
     stages: Sequence[Program], layout: Layout, batch: dict[str, NDArray[Any]], facts: Facts, reads: Sequence[Read]
 ) -> Iterator[Answer]:
-    going = np.ones(len(layout.texts), bool)  # (n,): who has no answer yet
-    kept = np.ones(len(layout.within), bool)  # (N,): which tokens, in a row, are still there
-    rest = Rest(layout)
+    company = Company(layout, batch, reads, None if facts.task.per_text or len(stages) == 1 else Rest(layout))
     for stage in stages[:-1]:
-        said = stage(batch)
-        done = going & said.get("done", False)
+        said = stage(company.batch)
+        done = company.going & said.get("done", False)
         for first in np.flatnonzero(done):
-            yield int(layout.texts[first]), [said["logits"][first : first + 1]]
-        going = going & ~done
-        if not going.any():
+            yield int(company.layout.texts[first]), [said["logits"][first : first + 1]]
+        company.going = company.going & ~done
+        if not company.going.any():
             return
-        if not facts.task.per_text:
-            rest.note(layout.collect(said[NEXT + "x"]), kept)
+        company.onward(said, changed=bool(done.any()))
+    company.gather()
+    said = stages[-1](company.batch)
+    for at, outputs in enumerate(_apart(said, company.layout, facts)):
+        if company.going[at]:
+            yield int(company.layout.texts[at]), outputs
+
+
+class Company:
+    """The texts of a layout between two stages.
+
+    batch: what the next stage is given.  rest: where the states of tokens that leave are kept, if anybody asks for
+    them.  going (n,): who has no answer yet.  kept (N,): which tokens, in a row, are still there.
+    """
+
+    def __init__(
+        self, layout: Layout, batch: dict[str, NDArray[Any]], reads: Sequence[Read], rest: Rest | None
+    ) -> None:
+        self.layout, self.batch, self.reads, self.rest = layout, batch, reads, rest
+        self.going, self.kept = np.ones(len(layout.texts), bool), np.ones(len(layout.within), bool)
+
+    def onward(self, said: Arrays, changed: bool) -> None:
+        """From what a stage said to what the next one is given; changed: somebody has got an answer by it."""
+        handed = {name.removeprefix(NEXT): value for name, value in said.items() if name.startswith(NEXT)}
+        if self.rest is not None:
+            self.rest.note(self.layout.collect(handed["x"]), self.kept)
+        if not changed and "keep" not in said:  # most stages of few texts: all stand where they stood
+            self.batch = self.batch | handed
+            return
         if "keep" in said:
-            kept = kept & layout.collect(said["keep"])
-        left = kept & going[layout.owners]
-        handed = {name.removeprefix(NEXT): said[name] for name in said if name.startswith(NEXT)}
+            self.kept = self.kept & self.layout.collect(said["keep"])
+        left = self.kept & self.going[self.layout.owners]
         x = handed.pop("x")
         if left.sum() <= REPACK * len(left):
-            layout, x, chosen, stood = closer(layout, x, left, going)
+            self.layout, x, chosen, stood = closer(self.layout, x, left, self.going)
             handed = {name: value[chosen] for name, value in handed.items()}
-            going, kept = np.ones(len(layout.texts), bool), np.ones(len(layout.within), bool)
-            rest.which = rest.which[stood]
-            segments = layout.segments
+            self.going, self.kept = np.ones(len(chosen), bool), np.ones(len(stood), bool)
+            if self.rest is not None:
+                self.rest.which = self.rest.which[stood]
+            segments = self.layout.segments
         else:
-            segments = layout.spread(np.where(left, 1 + layout.owners, 0), 0)
-        known = {name: batch[name] for name in ("threshold",) if name in batch}
-        batch = _laid(layout, x, segments, reads) | handed | known
-    if len(stages) > 1 and not facts.task.per_text:
-        layout, going = rest.layout, np.ones(len(rest.layout.texts), bool)
-        batch = _laid(layout, layout.spread(rest.states, 0), layout.segments, reads)
-    said = stages[-1](batch)
-    for at, outputs in enumerate(_apart(said, layout, facts)):
-        if going[at]:
-            yield int(layout.texts[at]), outputs
+            segments = self.layout.spread(np.where(left, 1 + self.layout.owners, 0), 0)
+        known = {name: self.batch[name] for name in ("threshold",) if name in self.batch}
+        self.batch = _laid(self.layout, x, segments, self.reads) | handed | known
+
+    def gather(self) -> None:
+        """Before the last stage, if it reads every token: all are back in their places."""
+        if self.rest is not None:
+            self.layout = self.rest.layout
+            self.going = np.ones(len(self.layout.texts), bool)
+            self.batch = _laid(self.layout, self.layout.spread(self.rest.states, 0), self.layout.segments, self.reads)
 
 
 def _laid(

@@ -44,13 +44,14 @@ class Cut(NamedTuple):
 class Watched(Passage):
     """A passage that lets nobody go, but notes who would, in operations that a graph can hold.
 
-    places (n,): of each text's first token among all those laid out; mask (R, 1, T, T): what each of these sees;
-    lasting (R, T): how long their texts were in the beginning.
+    places (n,): of each text's first token among all those laid out; owners (R * T,): a number for each of these, the
+    same in one text; mask (R, 1, T, T): what each sees; lasting (R, T): how long their texts were in the beginning.
     """
 
     kept: Tensor | None = None
     lasting: Tensor | None = None
     places: Tensor | None = None
+    owners: Tensor | None = None
     mask: Tensor | None = None
 
     @property
@@ -74,6 +75,13 @@ class Watched(Passage):
         """(R, T, ...) -> (n, ...)."""
         assert self.places is not None, "it is asked for tokens, not for texts"
         return x.flatten(0, 1).index_select(0, self.places)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(R, T, d) -> (n, d): one product, where the mask would have it made for every token."""
+        assert self.owners is not None and self.places is not None, "it is asked for texts, not for tokens"
+        mine = self.owners.index_select(0, self.places)[:, None] == self.owners  # (n, R * T)
+        weights = mine.to(x.dtype)
+        return weights @ x.flatten(0, 1) / weights.sum(1, keepdim=True)
 
     def answer(self, logits: Tensor, who: Tensor) -> None:
         """Note the answers of texts that have none yet."""
@@ -201,7 +209,10 @@ class Stretch(nn.Module):
         self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
         self.texts.memory = memory
         self.texts.places, self.texts.mask = given["firsts"], mask
-        seen, tokens = given["segments"] > 0, given["position_ids"]
+        segments, tokens = given["segments"], given["position_ids"]
+        rows = torch.arange(segments.shape[0])[:, None] * (segments.shape[1] + 1)
+        self.texts.owners = (segments + rows).flatten()
+        seen = segments > 0
         tokens = tokens - tokens.min()  # some families begin to count later
         self.tokens = Watched(self.x, {}, empty, tokens, seen, seen.sum(1), empty != 0)
         self.tokens.mask, self.tokens.lasting = mask, given["lengths"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .criteria import CRITERIA, Criterion, Memory
 from .heads import HEADS, Head
-from .passage import Passage
+from .passage import Passage, averaged
 from .walks import Walk, summary
 
 
@@ -70,12 +70,7 @@ class Exits(Walk):
         """What the exit after this layer (0-based) makes of all tokens, where it looks at them; x (b, t, d)."""
         if self.heads.across:
             return self.heads.around(self.places.index(step + 1), x, mask) if step + 1 in self.places else x
-        if self.pool == "first":
-            return x
-        if mask is None:
-            return x.mean(1, keepdim=True)
-        weights = mask[:, 0].float().softmax(-1).to(x.dtype)  # alike for all that are seen, (b, t or 1, t)
-        return weights @ x
+        return averaged(x, mask) if self.pool == "mean" else x
 
     def at(self, step: int, first: Tensor, memory: Memory) -> tuple[Tensor, Tensor] | None:
         """Logits and features of the exit after a layer, None where there is none, from the first token's (b, ...)."""
@@ -104,7 +99,11 @@ class Exits(Walk):
         if self.training or self.whole:
             return
         step, memory = passage.step, passage.memory
-        said = self.at(step, passage.firsts(self.around(step, passage.x, passage.shown)), memory)
+        if self.pool == "mean" and not self.heads.across:
+            first = passage.mean(passage.x)
+        else:
+            first = passage.firsts(self.around(step, passage.x, passage.shown))
+        said = self.at(step, first, memory)
         last = step == self.depth - 1
         if said is None and not (last and self.rule.concludes):
             return

@@ -103,6 +103,11 @@ class Passage:
         """Of what stands for each token, (b, t, ...), that of each text's first one, (b, ...)."""
         return x[:, 0]
 
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over each text's tokens, (b, d)."""
+        mask = self.shown
+        return averaged(x, None if mask is None else mask[:, :, :1])[:, 0]
+
     def keep_rows(self, keep: Tensor) -> None:
         """Only the rows `keep` (b,) True travel on; what the others have so far is laid aside, in order."""
         self._lay_aside(~keep)
@@ -233,6 +238,14 @@ class Passage:
         self.answers[self.rows[who]] = logits[who]
         self.answered[self.rows[who]] = True
         self.finished = self.finished | who
+
+
+def averaged(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over the tokens that each token sees; x (b, t, d), mask (b, 1, t or 1, t) -> (b, t or 1, d)."""
+    if mask is None:
+        return x.mean(1, keepdim=True)
+    weights = mask[:, 0].float().softmax(-1).to(x.dtype)  # alike for all that are seen
+    return weights @ x
 
 
 def visible(mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
