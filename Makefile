@@ -37,7 +37,7 @@ demo: $(READY)
 	$(BIN)/gossamer demo --out runs/demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 40 --durations-min 5
 
 check: $(READY)
 	$(BIN)/ruff check .

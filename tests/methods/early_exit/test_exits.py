@@ -81,9 +81,9 @@ def patient(model: Any) -> Any:
     return stack
 
 
-@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("size", [1, 3, 8, 32])
 def test_replayed_is_as_run(made: Any, size: int) -> None:
-    exits, texts = exits_of(made.model), small.examples(24)
+    exits, texts = exits_of(made.model), small.examples(40)
     patient(made.model)
     found = record(made.model, [small.batch([one]) for one in texts])
     before = exits.threshold
