@@ -32,15 +32,17 @@ from peers.shapes import described, once, say, stamp
 from spine import accuracy, mean, slug
 
 from gossamer import artefact, points, recipe
+from gossamer.anatomy import blocks
 from gossamer.engines import ENGINES
 from gossamer.environment import cores, hardware, versions
-from gossamer.measure import layers, macs
+from gossamer.measure import formula, layers, macs
 from gossamer.measure.sample import chosen, spread
 from gossamer.measure.time import Clock, Schedule, Work, interleave
 from gossamer.pipeline import graph
 from gossamer.replay import exits_of
 from gossamer.task import Read
 from gossamer.train import drive
+from gossamer.walking import order
 
 DATA, SEED, SPEEDUP, CHUNK = "rotten-tomatoes", 0, 1.5, 32
 PLAIN, WHOLE = "plain", "all four"
@@ -150,6 +152,7 @@ def counted(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -
             "macs": macs.average(one, texts, examples=None),
             "layers": passed.executed,
             "token_layers": passed.token_layers,
+            "each_layer": each_layer(one, texts),
             "accuracy": {"torch": accuracy(one, data.test)},
         }
         for engine in (engine for engine in engines if engine != "torch"):
@@ -160,6 +163,12 @@ def counted(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -
                 continue
             found[name]["accuracy"][engine] = said
     return found
+
+
+def each_layer(one: Any, texts: Sequence[str]) -> list[int]:
+    """Multiply-accumulates of each layer for a text of mean length."""
+    length, stored = round(np.mean([len(read.ids) for read in one.reads(texts)])), blocks(one.model)
+    return [formula.layer(stored[i], length) for i in order(one.model)]
 
 
 def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -328,6 +337,11 @@ def together(one: Mapping[str, Any]) -> str:
     about = (
         "Each alone, and all in one artefact, in one run. Layers: passed by the mean text. Thresholds are taken as "
         "above, for each artefact by itself; the product predicts only what passes as many layers as PABEE alone."
+    )
+    left = [100 * a / b for a, b in zip(sides["CoFi"]["each_layer"], sides[PLAIN]["each_layer"], strict=True)]
+    about += (
+        f" Of the layers' MACs, CoFi leaves {', '.join(f'{share:.0f}' for share in left)} %. Exits save the "
+        "last layers, and of those less is left to save than MACs x says."
     )
     heads = ["", *(f"accuracy on {engine}, %" for engine in FOUR_ENGINES), "layers", "MACs x"]
     heads += [f"{engine}, {load}" for engine, load in loads]
