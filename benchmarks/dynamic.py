@@ -34,7 +34,6 @@ import torch
 from spine import job_for, slug, teacher
 
 from gossamer import points, recipe
-from gossamer.anatomy import blocks
 from gossamer.data import Data, read
 from gossamer.job import Job, answers
 from gossamer.measure import formula, macs
@@ -203,8 +202,7 @@ def layered(job: Job, said: Any, test: list[dict[str, Any]]) -> Spent:
     exits = exits_of(job.model)
     assert exits is not None
     lengths = [len(e["input_ids"]) for e in test]
-    stored = blocks(job.model)
-    one = {n: np.cumsum([formula.layer(stored[i], n) for i in order(job.model)]) for n in set(lengths)}
+    one = {n: np.cumsum(formula.layers(job.model, n)) for n in set(lengths)}
     layers = np.array([[one[n][place - 1] for n in lengths] for place in said.places])
     middle = sorted(test, key=lambda e: len(e["input_ids"]))[bisect_left(sorted(lengths), round(np.mean(lengths)))]
     [batch] = job.asked([middle])

@@ -32,7 +32,6 @@ from peers.shapes import described, once, say, stamp
 from spine import accuracy, mean, slug
 
 from gossamer import artefact, points, recipe
-from gossamer.anatomy import blocks
 from gossamer.engines import ENGINES
 from gossamer.environment import cores, hardware, versions
 from gossamer.measure import formula, layers, macs
@@ -42,7 +41,6 @@ from gossamer.pipeline import graph
 from gossamer.replay import exits_of
 from gossamer.task import Read
 from gossamer.train import drive
-from gossamer.walking import order
 
 DATA, SEED, SPEEDUP, CHUNK = "rotten-tomatoes", 0, 1.5, 32
 PLAIN, WHOLE = "plain", "all four"
@@ -152,7 +150,7 @@ def counted(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -
             "macs": macs.average(one, texts, examples=None),
             "layers": passed.executed,
             "token_layers": passed.token_layers,
-            "each_layer": each_layer(one, texts),
+            "each_layer": formula.layers(one.model, round(np.mean([len(read.ids) for read in one.reads(texts)]))),
             "accuracy": {"torch": accuracy(one, data.test)},
         }
         for engine in (engine for engine in engines if engine != "torch"):
@@ -163,12 +161,6 @@ def counted(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -
                 continue
             found[name]["accuracy"][engine] = said
     return found
-
-
-def each_layer(one: Any, texts: Sequence[str]) -> list[int]:
-    """Multiply-accumulates of each layer for a text of mean length."""
-    length, stored = round(np.mean([len(read.ids) for read in one.reads(texts)])), blocks(one.model)
-    return [formula.layer(stored[i], length) for i in order(one.model)]
 
 
 def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -20,10 +20,15 @@ def encoder(model: nn.Module, tokens: int) -> int:
     Raises:
         ValueError: a family of two towers, whose cost depends on what it writes.
     """
-    stored = blocks(model)
-    if len({block.tower for block in stored}) > 1:
+    if len({block.tower for block in blocks(model)}) > 1:
         raise ValueError("the cost of an encoder with a decoder depends on what it writes; count it with macs.count")
-    return sum(layer(stored[i], tokens) for i in order(model)) + _embeddings(model, tokens) + _head(model)
+    return sum(layers(model, tokens)) + _embeddings(model, tokens) + _head(model)
+
+
+def layers(model: nn.Module, tokens: int) -> list[int]:
+    """The multiply-accumulates of a text of `tokens` in each layer, in the order in which they play."""
+    stored = blocks(model)
+    return [layer(stored[i], tokens) for i in order(model)]
 
 
 def layer(block: Any, tokens: int, after: int | None = None) -> int:
