@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 SMALL = 128  # bytes: less is not worth a reference
 DTYPES = {"F32": ir.DataType.FLOAT, "I8": ir.DataType.INT8, "U8": ir.DataType.UINT8, "I64": ir.DataType.INT64}
@@ -48,6 +49,33 @@ def padded(model: ir.Model, first_position: int) -> None:
     for name, value in (("position_ids", positions), ("firsts", firsts)):
         given[name].replace_all_uses_with(value)
         graph.inputs.remove(given[name])
+
+
+def stretch(model: ir.Model, begin: Sequence[str], end: Sequence[str], before: str, after: str) -> ir.Model:
+    """A part of a model: what leads from values of it to others, by name; the model stays as it is.
+
+    before: what the names in `begin` lose, where they begin so, as inputs of the part; after: those in `end`, as its
+    outputs.
+
+    Raises:
+        ValueError: more is needed than `begin`.
+    """
+    _one_shape(model.graph)
+    part = ir.convenience.extract(model.graph, begin, end)
+    found = ir.Model(part, ir_version=model.ir_version, producer_name=model.producer_name)
+    common.OutputFixPass()(found)  # what is handed on as it came
+    for value, name in (*zip(part.inputs, begin, strict=True), *zip(part.outputs, end, strict=True)):
+        value.name = name.removeprefix(before if value.is_graph_input() else after)
+    return found
+
+
+def _one_shape(graph: ir.Graph) -> None:
+    """Let who asks for the grid's size ask the segments, which every stretch of the way is given."""
+    segments = next(value for value in graph.inputs if value.name == "segments")
+    for other in graph.inputs:
+        for use in other.uses():
+            if use.node.op_type == "Shape" and other.shape == segments.shape and other is not segments:
+                use.node.replace_input_with(0, segments)
 
 
 @dataclass(frozen=True)

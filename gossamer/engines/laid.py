@@ -1,4 +1,4 @@
-"""A model, or a stretch of its way, that reads texts laid end to end (see gossamer.engines.packing): to be exported.
+"""A model that reads texts laid end to end (see gossamer.engines.packing): to be exported.
 
 Each text attends to itself alone, by a block-diagonal mask that the graph makes from segment numbers, and counts its
 own positions; a head that reads the first token reads that of each text.  So what comes out is what the model says of
@@ -6,7 +6,8 @@ each text alone.
 
 Where the way depends on the text, it is cut into stages wherever texts may have their answer (after a layer) or tokens
 may leave (after an attention).  A stage ends in the hidden states and in what the walks decide: who is done, with which
-answer, and which tokens stay.  Whoever runs the stages (gossamer.engines.course) lets them go and lays out the rest.
+answer, and which tokens stay.  The way is exported once, with everything that its stages end in, and the graph is cut
+there (gossamer.engines.graph).  Whoever runs the stages (gossamer.engines.course) lets them go and lays out the rest.
 """
 
 import inspect
@@ -126,23 +127,23 @@ def cuts(model: "PreTrainedModel", task: Task) -> list[Cut]:
     return [*found, Cut(depth, False)] if found and not task.per_text else found
 
 
-class Stage(nn.Module):
-    """A stretch of the model as a function of tensors by name.
+class Way(nn.Module):
+    """The whole way of texts laid end to end, as a function of tensors by name; what its stages end in is noted.
 
-    It reads segments and position_ids (R, T), firsts (n,), threshold () where there are exits, lengths (R, T) (of the
-    tokens' texts in the beginning) where the way depends on the text, and from the beginning of the way input_ids and
-    perhaps token_type_ids (R, T); from later on x (R, T, d) and memory.* (n, ...).  At the end of the way it answers
-    with (n, classes) for a task with one answer a text, else with what the model says of each token (R, T, ...).
-    Earlier it answers with next.x, keep (R, T), done (n,), logits (n, classes) and next.memory.* (n, ...), as far as
-    there are such.
+    It reads input_ids and perhaps token_type_ids, segments and position_ids (R, T), firsts (n,), threshold () where
+    there are exits, and lengths (R, T) (of the tokens' texts in the beginning) where the way depends on the text.  It
+    answers with (n, classes) for a task with one answer a text, else with what the model says of each token
+    (R, T, ...).  Where stage i ends it notes, as `of(i, name)`, next.x (R, T, d), keep (R, T), done (n,), logits
+    (n, classes) and next.memory.* (n, ...), as far as there are such; the next stage begins with what is called next,
+    and with nobody gone.
 
     Raises:
         ValueError: the family has positions that cannot be told to it, or a head that reads something else.
     """
 
-    def __init__(self, model: "PreTrainedModel", task: Task, begin: Cut | None = None, end: Cut | None = None) -> None:
+    def __init__(self, model: "PreTrainedModel", task: Task) -> None:
         super().__init__()
-        self.model, self.task, self.begin, self.end = model, task, begin, end
+        self.model, self.task, self.cuts = model, task, cuts(model, task)
         base: Any = model.base_model
         if "position_ids" not in inspect.signature(base.forward).parameters or relative(model) is not None:
             raise ValueError(f"{model.config.model_type} cannot be told the positions of tokens")
@@ -157,22 +158,20 @@ class Stage(nn.Module):
             raise ValueError(f"the head of this {model.config.model_type} reads {reads[0]}, expected the first token")
 
     def forward(self, given: Given) -> Given:
-        """What comes out of the stretch, by name."""
+        """The answers, and what each stage ends in."""
         segments = given["segments"]
         apart = segments[:, None, :, None] != segments[:, None, None, :]  # (R, 1, T, T)
         mask = apart.to(torch.float32) * -1e9  # far under any score, and finite where a whole row is padding
         told: Given = {"attention_mask": mask, "position_ids": given["position_ids"]}
         told |= {name: given[name] for name in ("input_ids", "token_type_ids") if name in given}
-        if "x" in given:
-            told["inputs_embeds"] = given["x"]  # only its shape counts; see Stretch.run
         base: Any = self.model.base_model
-        if self.begin is None and self.end is None and not cuts(self.model, self.task):
+        if not self.cuts:
             with end_to_end(segments):
-                return self._answers(base(**told).last_hidden_state, given)
+                return self._answers(base(**told).last_hidden_state, given, None)
         stack, path = stack_of(self.model), loop(self.model)
         assert stack is not None
-        stretch = Stretch(stack, self.begin, self.end, given, mask)
-        self.model.set_submodule(path, stretch)
+        watch = Watch(stack, self.cuts, given, mask)
+        self.model.set_submodule(path, watch)
         exits = [(walk, walk.threshold) for walk in stack.walking if isinstance(walk, Exits)]
         for walk, _ in exits:
             walk.threshold = given["threshold"]  # type: ignore[assignment]  # for whoever runs the stage to choose
@@ -183,12 +182,13 @@ class Stage(nn.Module):
             self.model.set_submodule(path, stack)
             for walk, before in exits:
                 walk.threshold = before
-        return self._answers(x, given, stretch.texts) if self.end is None else stretch.found()
+        notes = {of(i, name): value for i, said in enumerate(watch.said) for name, value in said.items()}
+        return notes | self._answers(x, given, watch.texts.answers)
 
-    def _answers(self, x: Tensor, given: Given, texts: Watched | None = None) -> Given:
+    def _answers(self, x: Tensor, given: Given, answers: Tensor | None) -> Given:
         """What the head says of the last hidden states (R, T, d), or a walk after the last layer in its place."""
-        if texts is not None and texts.answers is not None:
-            return {self.task.outputs[0]: texts.answers}
+        if answers is not None:
+            return {self.task.outputs[0]: answers}
         if self.task.per_text:
             x = x.flatten(0, 1).index_select(0, given["firsts"])[:, None]  # (n, 1, d)
         x = summary(self.model, self.steps, x)
@@ -196,26 +196,37 @@ class Stage(nn.Module):
         return dict(zip(self.task.outputs, outputs, strict=True))
 
 
-class Stretch(nn.Module):
-    """Stands where a model has its stack, for the time of one call: some of its steps, from states that are given."""
+def of(stage: int, name: str) -> str:
+    """What a whole way calls something that one of its stages ends in."""
+    return f"{stage}.{name}"
 
-    def __init__(self, stack: Stack, begin: Cut | None, end: Cut | None, given: Given, mask: Tensor) -> None:
+
+class Watch(nn.Module):
+    """Stands where a model has its stack, for the time of one call: lets nobody go, and notes at the cuts who would."""
+
+    def __init__(self, stack: Stack, cuts: list[Cut], given: Given, mask: Tensor) -> None:
         super().__init__()
         self.layers, self.order, self.walks, self.midpoint = stack.layers, stack.order, stack.walking, stack.midpoint
-        self.begin, self.end, self.given = begin, end, given
-        self.x, n = torch.empty(0), given["firsts"].shape[0]  # len() would fix it
-        memory = {k.removeprefix(MEMORY): v for k, v in given.items() if k.startswith(MEMORY)}
+        self.cuts, self.given, self.mask = cuts, given, mask
+        self.said: list[Given] = []
+        self.x, self.memory = torch.empty(0), dict[str, Tensor]()
+        self.texts, self.tokens = self._fresh()
+
+    def _fresh(self) -> tuple[Watched, Watched]:
+        """The texts (n rows) and the tokens (R, T) where a stage begins: all are there."""
+        given, n = self.given, self.given["firsts"].shape[0]  # len() would fix it
         empty = torch.zeros(n, dtype=torch.int64)
-        self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
-        self.texts.memory = memory
-        self.texts.places, self.texts.mask = given["firsts"], mask
-        segments, tokens = given["segments"], given["position_ids"]
+        texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
+        texts.memory = self.memory
+        texts.places, texts.mask = given["firsts"], self.mask
+        segments, places = given["segments"], given["position_ids"]
         rows = torch.arange(segments.shape[0])[:, None] * (segments.shape[1] + 1)
-        self.texts.owners = (segments + rows).flatten()
+        texts.owners = (segments + rows).flatten()
         seen = segments > 0
-        tokens = tokens - tokens.min()  # some families begin to count later
-        self.tokens = Watched(self.x, {}, empty, tokens, seen, seen.sum(1), empty != 0)
-        self.tokens.mask, self.tokens.lasting = mask, given["lengths"]
+        places = places - places.min()  # some families begin to count later
+        tokens = Watched(self.x, {}, empty, places, seen, seen.sum(1), empty != 0)
+        tokens.mask, tokens.lasting = self.mask, given["lengths"]
+        return texts, tokens
 
     def __iter__(self) -> Iterator[Any]:
         yield self.run
@@ -227,23 +238,16 @@ class Stretch(nn.Module):
         return [self.run] if isinstance(i, slice) else self.layers[i]
 
     def run(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the family's loop calls once; x (R, T, d) counts at the beginning of the way only."""
-        self.x = x if self.begin is None else self.given["x"]
-        first, entered = self.begin or Cut(0, False)
-        last, stops = self.end or Cut(len(self.order), False)
-        out: Any = self.x
-        for step in range(first, last + stops):
-            if step > first or self.begin is None:  # else it was asked before the cut
-                self._enter(step)
-            layer = self.layers[self.order[step]]
-            out = self._layer(layer, step, args, kwargs, enters=entered and step == first)
-            if stops and step == last:  # self.x stands at the midpoint; the rest of the layer is for nobody
-                return out
+        """What the family's loop calls once: all the layers, in their order."""
+        self.x, out = x, x
+        for step, index in enumerate(self.order):
+            self._enter(step)
+            self._end(Cut(step, False))
+            out = self._layer(self.layers[index], step, args, kwargs)
             self.x = out[0] if isinstance(out, tuple) else out
             self._depart(step)
-        if self.end is not None and last < len(self.order):
-            self._enter(last)
-        return (self.x, *out[1:]) if isinstance(out, tuple) else self.x
+        self._end(Cut(len(self.order), False))
+        return out
 
     def _enter(self, step: int) -> None:
         """Before a layer: ask the walks which tokens go."""
@@ -251,19 +255,16 @@ class Stretch(nn.Module):
         for walk in self.walks:
             walk.enter(self.tokens)
 
-    def _layer(self, layer: nn.Module, step: int, args: Any, kwargs: Any, enters: bool) -> Any:
-        """The output of a layer, on whose way the walks are asked; enters: its attention has been passed before."""
+    def _layer(self, layer: nn.Module, step: int, args: Any, kwargs: Any) -> Any:
+        """The output of a layer, on whose way the walks are asked."""
         heard: list[Heard] = []
 
-        def ask(sublayer: nn.Module, given: Any, out: Any) -> Any:
-            if enters:
-                x = self.x
-            else:
-                x = self.x = out[0] if isinstance(out, tuple) else out
-                self.tokens.x, self.tokens.step = x, step
-                for walk in self.walks:
-                    walk.between(self.tokens, heard[-1] if heard else None)
-            return (x, *out[1:]) if isinstance(out, tuple) else x
+        def ask(sublayer: nn.Module, given: Any, out: Any) -> None:
+            self.x = self.tokens.x = out[0] if isinstance(out, tuple) else out
+            self.tokens.step = step
+            for walk in self.walks:
+                walk.between(self.tokens, heard[-1] if heard else None)
+            self._end(Cut(step, True))
 
         hook = layer.get_submodule(self.midpoint).register_forward_hook(ask) if self.midpoint else None
         try:
@@ -279,11 +280,15 @@ class Stretch(nn.Module):
         for walk in self.walks:
             walk.depart(self.texts)
 
-    def found(self) -> Given:
-        """What the stage ends in."""
+    def _end(self, here: Cut) -> None:
+        """Where the way is cut: note what the stage ends in, and begin the next one."""
+        if here not in self.cuts:
+            return
         said = {NEXT + "x": self.x}
         if self.tokens.kept is not None:
             said["keep"] = self.tokens.kept
         if self.texts.answers is not None:
             said |= {"done": self.texts.finished, "logits": self.texts.answers}
-        return said | {NEXT + MEMORY + name: value for name, value in self.texts.memory.items()}
+        self.said.append(said | {NEXT + MEMORY + name: value for name, value in self.texts.memory.items()})
+        self.memory = dict(self.texts.memory)
+        self.texts, self.tokens = self._fresh()

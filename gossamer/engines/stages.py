@@ -72,33 +72,35 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
     """The way from the words to the answers, in one program or several."""
     import torch
 
+    from gossamer.engines import graph
     from gossamer.engines.integers import SPELLED, forwards
-    from gossamer.engines.laid import Stage, cuts
+    from gossamer.engines.laid import Way, of
 
     layout = next(layouts([len(one.ids) for one in reads], LAID))
+    way = Way(model, known.task).eval()
     batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
-    ends: list[Any] = [*cuts(model, known.task), None]
-    if len(ends) > 1:
+    if way.cuts:
         batch["lengths"] = torch.from_numpy(lengths(layout, reads))
-    made = []
     with as_it_was(model, known):
-        for begin, end in zip([None, *ends], ends, strict=False):
-            stage = Stage(model, known.task, begin, end).eval()
-            with torch.inference_mode():
-                said = stage(batch)
-            said = {name: value.clone() for name, value in said.items()}
-            with forwards(model, SPELLED), quietly():
-                made.append(_export(stage, batch, said))
-            handed = {k.removeprefix(NEXT): v for k, v in said.items() if k.startswith(NEXT)}
-            batch = handed | {k: batch[k] for k in KEPT if k in batch}
+        with torch.inference_mode():
+            said = list(way(batch))
+        with forwards(model, SPELLED), quietly():
+            whole = _export(way, batch, said)
+    if not way.cuts:
+        return [whole]
+    ends = [[name for name in said if name.startswith(of(i, ""))] for i in range(len(way.cuts))]
+    begun, made = list(batch), []
+    for i, end in enumerate([*ends, list(known.task.outputs)]):
+        made.append(graph.stretch(whole, begun, end, of(i - 1, NEXT), of(i, "")))
+        begun = [name for name in end if name.startswith(of(i, NEXT))] + [name for name in KEPT if name in batch]
     return made
 
 
-def _export(stage: Any, batch: dict[str, "Tensor"], said: dict[str, "Tensor"]) -> "ir.Model":
-    laid = ("input_ids", "token_type_ids", "position_ids", "segments", "lengths", "x")
-    shapes: dict[str, Any] = {name: {0: "rows", 1: "width"} if name in laid else {0: "texts"} for name in batch}
+def _export(way: Any, batch: dict[str, "Tensor"], said: list[str]) -> "ir.Model":
+    grid = ("input_ids", "token_type_ids", "position_ids", "segments", "lengths")
+    shapes: dict[str, Any] = {name: {0: "rows", 1: "width"} if name in grid else {0: "texts"} for name in batch}
     shapes |= {name: None for name, value in batch.items() if not value.dim()}
-    return by_torch(stage, {"given": batch}, {"given": shapes}, list(said), list(batch))
+    return by_torch(way, {"given": batch}, {"given": shapes}, said, list(batch))
 
 
 def _compare(
