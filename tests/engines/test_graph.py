@@ -110,3 +110,50 @@ def test_weights_refer_to_the_bytes_in_safetensors(tmp_path):
     assert (tmp_path / "model.onnx").stat().st_size < 1500
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert np.array_equal(session.run(["out"], {"x": given})[0], before), "the second one is turned around at loading"
+
+
+@pytest.fixture
+def way():
+    """What doubles ids and hands on what it keeps of them, then adds ones in the shape of the ids, all in one graph."""
+    net = Net()
+    ids, _, kept = (net.input(name, [B, T]) for name in ("ids", "segments", "kept"))
+    twice = net("Mul", ids, net.constant(np.array(2, np.float32)), shape=[B, T])
+    size = net("Shape", ids, shape=[2])
+    size.type = ir.TensorType(ir.DataType.INT64)
+    ones = net("Expand", net.constant(np.array(1, np.float32)), size, shape=[B, T])
+    model = net.model(net("Add", net("Add", twice, ones, shape=[B, T]), net("Neg", kept, shape=[B, T]), shape=[B, T]))
+    same = net("Identity", kept, shape=[B, T])
+    twice.name, same.name = "0.next.x", "0.next.kept"
+    model.graph.outputs[:0] = [twice, same]
+    return model
+
+
+def test_a_way_is_cut_into_stretches_that_need_no_more_than_they_are_given(way):
+    first = graph.stretch(way, ["ids", "segments", "kept"], ["0.next.x", "0.next.kept"], "", "0.")
+    last = graph.stretch(way, ["0.next.x", "kept", "segments"], ["out"], "0.next.", "")
+    assert [v.name for v in last.graph.inputs] == ["x", "kept", "segments"]
+    chance = np.random.default_rng(0)
+    given = {name: chance.standard_normal((3, 6)).astype(np.float32) for name in ("ids", "segments", "kept")}
+    said = run(first, given)
+    assert set(said) == {"next.x", "next.kept"} and np.array_equal(said["next.kept"], given["kept"])
+    out = run(last, {"x": said["next.x"], "kept": said["next.kept"], "segments": given["segments"]})["out"]
+    assert np.array_equal(out, run(way, given)["out"]), "the grid's size is asked of the segments now"
+
+
+def test_a_stretch_refuses_to_begin_where_something_is_missing(way):
+    with pytest.raises(ValueError, match="kept"):
+        graph.stretch(way, ["0.next.x", "segments"], ["out"], "0.next.", "")
+
+
+def test_what_passes_through_a_stretch_untouched_comes_out_under_its_new_name(way):
+    through = graph.stretch(way, ["0.next.kept", "segments"], ["0.next.kept"], "0.next.", "0.")
+    assert [v.name for v in through.graph.inputs] == ["kept", "segments"]
+    kept = np.ones((2, 6), np.float32)
+    assert np.array_equal(run(through, {"kept": kept, "segments": kept})["next.kept"], kept)
+
+
+def run(model, given):
+    """What ONNX Runtime says, by name."""
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    names = [one.name for one in session.get_outputs()]
+    return dict(zip(names, session.run(names, given), strict=True))
