@@ -72,6 +72,7 @@ TOKENS = {
 }
 TABLES = {"SkipBERT": "SkipBERT(general_lr=2e-4, lr=5e-5)"}
 RECIPES = EXITS | TOKENS | TABLES
+TITLES = {"rotten-tomatoes": "Rotten Tomatoes", "trec": "TREC", "bbc": "BBC News"}
 LENGTH = {"bbc": 256}  # tokens of a text, 128 otherwise
 TEACHER_EPOCHS = {"bbc": 2.0, "trec": 2.0}  # 1.25 otherwise
 SPEEDUPS = (1.2, 1.5, 2.0)

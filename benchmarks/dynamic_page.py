@@ -20,7 +20,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from dynamic import EXITS, TABLES, TOKENS
+from dynamic import EXITS, TABLES, TITLES, TOKENS
 from dynamic_speed import WHOLE, clock, kept, together
 from peers.page import QUIET, table
 from spine import mean, slug
@@ -38,7 +38,6 @@ ENSEMBLES = ("PABEE", "Voting", "LeeBERT", "PastFuture", "PCEEBERT")
 CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
 LEARNED = ("LTP", "TRBERT", "Transkimmer")
 FIXED = ("PoWERBERT", "LAT")
-DATA = {"rotten-tomatoes": "Rotten Tomatoes", "trec": "TREC", "bbc": "BBC News"}
 STYLES = {"exit": "-", "token": "--"}  # by a note's kind
 COLOURS = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#17a2b8", "#c71585", "#808000", "#9a6324", "#800000",
@@ -60,8 +59,8 @@ def write(folder: Path, page: Path, exits: list[str], tokens: list[str]) -> Path
             source = f"{place.name}=FOLDER" if place.name == "trec" else place.name
             seeds = 1 + max(seed for mine in runs.values() for seed in mine)
             commands.append(f"python benchmarks/dynamic.py --data {source} --seeds {seeds} --steps {steps}")
-    if (folder / "speed.json").is_file():
-        figures = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    for file in sorted(folder.glob("speed-*.json"), reverse=True):
+        figures = json.loads(file.read_text(encoding="utf-8"))
         told = " ".join(f"--{name} {value}" for name, value in figures["settings"].items())
         commands.append(f"python benchmarks/dynamic_speed.py {told}")
         parts += sections(figures)
@@ -156,7 +155,7 @@ def effort(name: str, steps: int, runs: Runs) -> str:
     hours = sum(note["seconds"] for mine in runs.values() for note in mine.values()) / 3600
     budget = f"at most {steps} steps of 32 texts a stage" if steps else "as long as the methods' own defaults say"
     count = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    return f"**{DATA.get(name, name)}**: {count}; {budget}; {hours:.1f} core hours in all, testing included."
+    return f"**{TITLES.get(name, name)}**: {count}; {budget}; {hours:.1f} core hours in all, testing included."
 
 
 def dataset(name: str, runs: Runs, methods: Sequence[str], drawn: Path) -> list[str]:
@@ -167,9 +166,9 @@ def dataset(name: str, runs: Runs, methods: Sequence[str], drawn: Path) -> list[
     absent = [method for method in methods if method not in runs]
     if absent:
         about += f" Not run: {', '.join(absent)}."
-    parts = [f"## {DATA.get(name, name)}", fill(about, 120)]
+    parts = [f"## {TITLES.get(name, name)}", fill(about, 120)]
     if drawn.is_file():
-        parts.append(f"![Accuracy over multiply-accumulates, {DATA.get(name, name)}]({drawn.name})")
+        parts.append(f"![Accuracy over multiply-accumulates, {TITLES.get(name, name)}]({drawn.name})")
     parts += [summary(runs), tables(runs), endings(runs), relations(runs)]
     return [part for part in parts if part]
 
@@ -392,7 +391,7 @@ def picture(name: str, runs: Runs, methods: Sequence[str], file: Path) -> None:
     wholes = [100 * note["whole"] for mine in runs.values() for note in mine.values()]
     axes.axhline(fmean(wholes), color="black", linestyle=":", linewidth=1.2, label="plain model")
     axes.set(xlabel="multiply-accumulates, share of the plain model's", ylabel="accuracy, %")
-    axes.set_title(f"{DATA.get(name, name)}: exits solid, token skipping dashed")
+    axes.set_title(f"{TITLES.get(name, name)}: exits solid, token skipping dashed")
     axes.grid(alpha=0.25)
     figure.legend(loc="outside right center", fontsize=9, frameon=False)
     figure.savefig(file, format="svg", metadata={"Date": None}, facecolor="white")

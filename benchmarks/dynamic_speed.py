@@ -1,16 +1,16 @@
 """What the clock says of early exit and token skipping beside the multiply-accumulates; for docs/results/dynamic.md.
 
-    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--steps 100] [--texts 64] [--rounds 3] [--threads N]
-                                       [--among WORD,...]
+    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--data rotten-tomatoes] [--steps 100] [--texts 64]
+                                       [--rounds 3] [--threads N] [--among WORD,...]
 
-Rotten Tomatoes, seed 0.  Stages that benchmarks/dynamic.py has finished in --folder are read back, what is missing is
-trained; each method becomes an artefact with graphs.  With exits, the threshold is taken on development texts: the best
-with 1.5 times fewer layers.  Then the method and the plain model take turns on every engine, from token ids to logits,
-one text at a time and batches of 32 in the order of arrival; a ratio is that of the same engine.  On one thread, in CPU
-time and on torch: what is left of the ideal when half of the layers are passed, and what exits cost that nobody takes.
-At the end four kinds of method alone and all in one artefact.  Figures go to speed.json in --folder after each method,
-and an interrupted run goes on; `python benchmarks/dynamic_page.py` writes the page.  Use the machine for nothing
-else meanwhile.
+Seed 0; --data and --steps as benchmarks/dynamic.py was told.  Stages that it has finished in --folder are read back,
+what is missing is trained; each method becomes an artefact with graphs.  With exits, the threshold is taken on
+development texts: the best with 1.5 times fewer layers.  Then the method and the plain model take turns on every
+engine, from token ids to logits, one text at a time and batches of 32 in the order of arrival; a ratio is that of the
+same engine.  On one thread, in CPU time and on torch: what is left of the ideal when half of the layers are passed, and
+what exits cost that nobody takes.  At the end four kinds of method alone and all in one artefact.  Figures go to
+speed-DATA.json in --folder after each method, and an interrupted run goes on; `python benchmarks/dynamic_page.py`
+writes the page.  Use the machine for nothing else meanwhile.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynamic import EXITS, RECIPES, TOKENS, begun, source
+from dynamic import EXITS, RECIPES, TITLES, TOKENS, begun, source
 from engines import apart
 from peers import contestants, goals, page, speed
 from peers.shapes import described, once, say, stamp
@@ -42,7 +42,7 @@ from gossamer.replay import exits_of
 from gossamer.task import Read
 from gossamer.train import drive
 
-DATA, SEED, SPEEDUP, CHUNK = "rotten-tomatoes", 0, 1.5, 32
+SEED, SPEEDUP, CHUNK = 0, 1.5, 32
 PLAIN, WHOLE = "plain", "all four"
 FOUR = {  # the order is that of gossamer.order
     "CoFi": "CoFi(0.5, warmup=0.5, lr=1e-4)",
@@ -64,14 +64,20 @@ def made(text: str, name: str, like: str, options: argparse.Namespace) -> Path:
 
     like: the name under which dynamic.py keeps its stages.
     """
-    place: Path = options.folder / DATA / f"artefact-{name}-{SEED}-{options.steps}"
+    place: Path = options.folder / called(options) / f"artefact-{name}-{SEED}-{options.steps}"
     once(place, f"{stamp()} {text}", partial(_write, text, like, options))
     return place
 
 
+def called(options: argparse.Namespace) -> str:
+    """What the data is called."""
+    name: str = options.data.partition("=")[0]
+    return name
+
+
 def _write(text: str, like: str, options: argparse.Namespace, place: Path) -> None:
-    _, data = source(DATA, options.folder)
-    job = begun(DATA, data, options.folder / DATA, like, SEED, options.steps)
+    name, data = source(options.data, options.folder)
+    job = begun(name, data, options.folder / name, like, SEED, options.steps)
     if text:
         drive(job, recipe.parse(text))
 
@@ -98,7 +104,7 @@ def threshold(place: Path) -> float | None:
 
 def asked(options: argparse.Namespace) -> list[str]:
     """The test texts that are timed."""
-    _, data = source(DATA, options.folder)
+    _, data = source(options.data, options.folder)
     assert data.test is not None
     return chosen(data.test.texts, None, spread(len(data.test.texts), options.texts))[0]
 
@@ -139,7 +145,7 @@ def counted(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -
     from gossamer.engines import load
 
     torch.set_num_threads(options.threads)
-    _, data = source(DATA, options.folder)
+    _, data = source(options.data, options.folder)
     texts = asked(options)
     found = dict[str, Any]()
     for name, (place, level) in sides.items():
@@ -233,7 +239,8 @@ def four(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def settled(file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures so far; others than these settings gave are not added to."""
-    settings = {name: getattr(options, name) for name in ("steps", "texts", "rounds", "threads")}
+    settings = {"data": called(options)}
+    settings |= {name: getattr(options, name) for name in ("steps", "texts", "rounds", "threads")}
     if not file.is_file():
         return {"settings": settings, "hardware": hardware(), "versions": versions(), "found": {}, "failed": {}}
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -265,16 +272,16 @@ def clock(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         for name, one in found.items()
     ]
     about = (
-        f"Rotten Tomatoes, seed {SEED}, {settings['steps']} steps a stage at most. {texts['texts']} test texts of "
-        f"{texts['mean']} tokens on average, {settings['threads']} threads, {settings['rounds']} rounds, from token "
-        "ids to logits. A method and the plain model take turns; a ratio is that of the same engine, the median over "
-        "rounds. 1: texts one by one; 32: batches in the order of arrival. MACs and token-layers (tokens that enter a "
-        "layer, summed over the layers) are counted on torch, text by text: the ideal. Graphs for other engines, the "
-        "plain model's too, leave out what the head does not read of the last layer. Thresholds of exits: the best on "
-        f"dev with {SPEEDUP:g} times fewer layers; where none is so fast, the fastest."
+        f"{TITLES[settings['data']]}, seed {SEED}, {settings['steps']} steps a stage at most. {texts['texts']} test "
+        f"texts of {texts['mean']} tokens on average, {settings['threads']} threads, {settings['rounds']} rounds, from "
+        "token ids to logits. A method and the plain model take turns; a ratio is that of the same engine, the median "
+        "over rounds. 1: texts one by one; 32: batches in the order of arrival. MACs and token-layers (tokens that "
+        "enter a layer, summed over the layers) are counted on torch, text by text: the ideal. Graphs for other "
+        "engines, the plain model's too, leave out what the head does not read of the last layer. Thresholds of exits: "
+        f"the best on dev with {SPEEDUP:g} times fewer layers; where none is so fast, the fastest."
     )
     heads = ["method", "accuracy, %", "MACs x", "token-layers x", *(f"{engine}, {load}" for engine, load in loads)]
-    return f"## What the clock says\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
+    return f"## What the clock says: {TITLES[settings['data']]}\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
 
 
 def times(value: float | None) -> str:
@@ -344,6 +351,7 @@ def main() -> None:
     """Measure what has not been measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
+    parser.add_argument("--data", default="rotten-tomatoes")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
@@ -352,7 +360,7 @@ def main() -> None:
     options = parser.parse_args()
     words = [word.lower() for word in options.among.split(",") if word]
     options.folder.mkdir(parents=True, exist_ok=True)
-    file = options.folder / "speed.json"
+    file = options.folder / f"speed-{called(options)}.json"
     figures = settled(file, options)
     jobs: dict[str, Callable[..., dict[str, Any]]] = {**dict.fromkeys(RECIPES, method), WHOLE: four}
     for name, measure in jobs.items():
