@@ -141,7 +141,7 @@ def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     note = folder / f"{slug(method)}-{seed}-{steps}.json"
     if note.is_file():
         return note.name
-    began, job = time.perf_counter(), begun(name, data, folder, method, seed, steps)
+    began, job = time.process_time(), begun(name, data, folder, method, seed, steps)
     drive(job, recipe.parse(RECIPES[method]))
     assert data.test is not None
     longest = max_length(job.tokenizer, job.model.config, LENGTH.get(name, 128))
@@ -149,7 +149,7 @@ def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     by = by_exit if exits_of(job.model) else by_table if trigrams_of(job.model) else by_token
     found = by(job, test)
     found["whole"] = job.task.score(answers(job.teacher, job, test), np.array([e["labels"] for e in test]))
-    found |= {"seconds": time.perf_counter() - began, "depth": len(order(job.model)), "test": len(test)}
+    found |= {"seconds": time.process_time() - began, "depth": len(order(job.model)), "test": len(test)}
     note.with_suffix(".part").write_text(json.dumps(found))
     os.replace(note.with_suffix(".part"), note)
     return note.name

@@ -59,9 +59,11 @@ def write(folder: Path, page: Path, exits: list[str], tokens: list[str]) -> Path
             source = f"{place.name}=FOLDER" if place.name == "trec" else place.name
             seeds = 1 + max(seed for mine in runs.values() for seed in mine)
             commands.append(f"python benchmarks/dynamic.py --data {source} --seeds {seeds} --steps {steps}")
-    for file in sorted(folder.glob("speed-*.json"), reverse=True):
+    for file in sorted(folder.glob("speed-*.json")):
         figures = json.loads(file.read_text(encoding="utf-8"))
         told = " ".join(f"--{name} {value}" for name, value in figures["settings"].items())
+        some = {*exits, *tokens} - {*figures["found"]}
+        told += f" --among {','.join(figures['found'])}".lower() if some else ""
         commands.append(f"python benchmarks/dynamic_speed.py {told}")
         parts += sections(figures)
     head = opening(efforts, [*commands, "python benchmarks/dynamic_page.py"])

@@ -344,7 +344,7 @@ def together(one: Mapping[str, Any]) -> str:
     )
     heads = ["", *(f"accuracy on {engine}, %" for engine in FOUR_ENGINES), "layers", "MACs x"]
     heads += [f"{engine}, {load}" for engine, load in loads]
-    return f"## All four at once\n\n{fill(about, 120)}\n\n    {one['recipe']}\n\n{page.table(heads, lines)}"
+    return f"### All four at once\n\n{fill(about, 120)}\n\n    {one['recipe']}\n\n{page.table(heads, lines)}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What is done to a graph once it is exported: no weight stored twice, and one for padded batches."""
+"""What is done to a graph once it is exported: cut into stages, no weight stored twice, one for padded batches."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def padded(model: ir.Model, first_position: int) -> None:
 
 
 def stretch(model: ir.Model, begin: Sequence[str], end: Sequence[str], before: str, after: str) -> ir.Model:
-    """A part of a model: what leads from values of it to others, by name; the model stays as it is.
+    """A part of a model: what leads from values of it to others, by name; the model says what it said.
 
     before: what the names in `begin` lose, where they begin so, as inputs of the part; after: those in `end`, as its
     outputs.
@@ -64,8 +64,10 @@ def stretch(model: ir.Model, begin: Sequence[str], end: Sequence[str], before: s
     part = ir.convenience.extract(model.graph, begin, end)
     found = ir.Model(part, ir_version=model.ir_version, producer_name=model.producer_name)
     common.OutputFixPass()(found)  # what is handed on as it came
-    for value, name in (*zip(part.inputs, begin, strict=True), *zip(part.outputs, end, strict=True)):
-        value.name = name.removeprefix(before if value.is_graph_input() else after)
+    for value, name in zip(part.inputs, begin, strict=True):
+        value.name = name.removeprefix(before)
+    for value, name in zip(part.outputs, end, strict=True):
+        value.name = name.removeprefix(after)
     return found
 
 

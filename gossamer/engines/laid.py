@@ -207,26 +207,17 @@ class Watch(nn.Module):
     def __init__(self, stack: Stack, cuts: list[Cut], given: Given, mask: Tensor) -> None:
         super().__init__()
         self.layers, self.order, self.walks, self.midpoint = stack.layers, stack.order, stack.walking, stack.midpoint
-        self.cuts, self.given, self.mask = cuts, given, mask
-        self.said: list[Given] = []
-        self.x, self.memory = torch.empty(0), dict[str, Tensor]()
-        self.texts, self.tokens = self._fresh()
-
-    def _fresh(self) -> tuple[Watched, Watched]:
-        """The texts (n rows) and the tokens (R, T) where a stage begins: all are there."""
-        given, n = self.given, self.given["firsts"].shape[0]  # len() would fix it
-        empty = torch.zeros(n, dtype=torch.int64)
-        texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
-        texts.memory = self.memory
-        texts.places, texts.mask = given["firsts"], self.mask
+        self.cuts, self.said, self.x = cuts, list[Given](), torch.empty(0)
+        empty = torch.zeros(given["firsts"].shape[0], dtype=torch.int64)  # len() would fix it
+        self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
+        self.texts.places, self.texts.mask = given["firsts"], mask
         segments, places = given["segments"], given["position_ids"]
         rows = torch.arange(segments.shape[0])[:, None] * (segments.shape[1] + 1)
-        texts.owners = (segments + rows).flatten()
+        self.texts.owners = (segments + rows).flatten()
         seen = segments > 0
         places = places - places.min()  # some families begin to count later
-        tokens = Watched(self.x, {}, empty, places, seen, seen.sum(1), empty != 0)
-        tokens.mask, tokens.lasting = self.mask, given["lengths"]
-        return texts, tokens
+        self.tokens = Watched(self.x, {}, empty, places, seen, seen.sum(1), empty != 0)
+        self.tokens.mask, self.tokens.lasting = mask, given["lengths"]
 
     def __iter__(self) -> Iterator[Any]:
         yield self.run
@@ -281,7 +272,7 @@ class Watch(nn.Module):
             walk.depart(self.texts)
 
     def _end(self, here: Cut) -> None:
-        """Where the way is cut: note what the stage ends in, and begin the next one."""
+        """Where the way is cut: note what the stage ends in; the next one begins with nobody gone."""
         if here not in self.cuts:
             return
         said = {NEXT + "x": self.x}
@@ -290,5 +281,5 @@ class Watch(nn.Module):
         if self.texts.answers is not None:
             said |= {"done": self.texts.finished, "logits": self.texts.answers}
         self.said.append(said | {NEXT + MEMORY + name: value for name, value in self.texts.memory.items()})
-        self.memory = dict(self.texts.memory)
-        self.texts, self.tokens = self._fresh()
+        self.tokens.kept = self.texts.answers = None  # whoever has left is not there any more
+        self.texts.finished = torch.zeros_like(self.texts.finished)
