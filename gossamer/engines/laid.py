@@ -209,14 +209,15 @@ class Watch(nn.Module):
         self.layers, self.order, self.walks, self.midpoint = stack.layers, stack.order, stack.walking, stack.midpoint
         self.cuts, self.said, self.x = cuts, list[Given](), torch.empty(0)
         empty = torch.zeros(given["firsts"].shape[0], dtype=torch.int64)  # len() would fix it
-        self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, empty != 0)
+        self.nobody = empty != 0
+        self.texts = Watched(self.x, {}, empty, empty[:, None], empty[:, None] == 0, empty + 1, self.nobody)
         self.texts.places, self.texts.mask = given["firsts"], mask
         segments, places = given["segments"], given["position_ids"]
         rows = torch.arange(segments.shape[0])[:, None] * (segments.shape[1] + 1)
         self.texts.owners = (segments + rows).flatten()
         seen = segments > 0
         places = places - places.min()  # some families begin to count later
-        self.tokens = Watched(self.x, {}, empty, places, seen, seen.sum(1), empty != 0)
+        self.tokens = Watched(self.x, {}, empty, places, seen, seen.sum(1), self.nobody)
         self.tokens.mask, self.tokens.lasting = mask, given["lengths"]
 
     def __iter__(self) -> Iterator[Any]:
@@ -282,4 +283,4 @@ class Watch(nn.Module):
             said |= {"done": self.texts.finished, "logits": self.texts.answers}
         self.said.append(said | {NEXT + MEMORY + name: value for name, value in self.texts.memory.items()})
         self.tokens.kept = self.texts.answers = None  # whoever has left is not there any more
-        self.texts.finished = torch.zeros_like(self.texts.finished)
+        self.texts.finished = self.nobody  # not zeros like it: the next stage has nothing to ask its size of

@@ -89,6 +89,7 @@ def test_two_bits_and_bounds(tmp_path, save, tokenizer):
 
 
 def test_shared_layers_and_narrow_scores(tmp_path, save, tokenizer, rounded):
+    torch.manual_seed(1)  # of eight draws two had an activation halfway between two integers, which falls either way
     model = tiny.build("bert", "classes")
     attend = modules.ScoreAttention(["query", "key", "value"], 32, 4, 4, 8, 8**-0.5, 0.1)
     model.bert.encoder.layer[0].attention.self = attend
