@@ -39,7 +39,7 @@ from gossamer.job import Job
 from gossamer.measure import compare
 from gossamer.measure.subject import candidate, reference
 from gossamer.measure.time import Schedule
-from gossamer.pipeline import FineTune, faster_in_bf16, opened, prepared
+from gossamer.pipeline import FineTune, opened, prepared
 from gossamer.task import of
 from gossamer.train import drive
 
@@ -91,9 +91,9 @@ def tweets(folder: Path) -> Split | None:
 
 
 def job_for(model: Any, tokenizer: Any, data: Data, folder: Path, seed: int, steps: int, length: int = 128) -> Job:
-    """A job on the data, with bf16 where it is faster; stages that stand in the folder are read back."""
+    """A job on the data, in fp32 on every machine; stages that stand in the folder are read back."""
     job = prepared(model, tokenizer, data, length, folder)
-    job.seed, job.max_steps, job.autocast, job.resume = seed, steps or None, faster_in_bf16(), True
+    job.seed, job.max_steps, job.autocast, job.resume = seed, steps or None, False, True
     job.save_every = 10**9
     return job
 

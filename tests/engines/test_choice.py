@@ -66,6 +66,7 @@ def fakes(monkeypatch, tmp_path, watch):
     monkeypatch.setattr(engines, "find_spec", lambda package: package)
     monkeypatch.setitem(race.race.__kwdefaults__, "clock", watch)
     monkeypatch.setattr(choice, "_start", lambda folder, row, sample, threads, start: 0.5)
+    monkeypatch.setattr(choice, "halves", lambda: False)  # whatever this processor can
     folder = tmp_path / "artefact"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -316,7 +317,6 @@ def test_the_texts_that_were_shown_decide_what_auto_takes(fakes, watch):
 def test_a_table_says_why_an_engine_is_not_there(fakes, watch, monkeypatch):
     folder, _ = fakes(onnxruntime=watch.predictor("r"), torch=ValueError("torch cannot"))
     monkeypatch.setattr(engines, "find_spec", lambda package: package if package != "openvino" else None)
-    monkeypatch.setattr(choice, "halves", lambda: False)
     assert {row.name: row.why for row in table(folder).rows} == {
         "openvino": 'not installed; type: pip install "gossamer[openvino]"',
         "onnxruntime": "",
