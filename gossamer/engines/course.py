@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.packing import Layout, fill, layouts
+from gossamer.engines.packing import CALL, Layout, fill, layouts, together
 from gossamer.engines.texts import Facts
 from gossamer.task.kind import Read
 
@@ -25,7 +25,7 @@ REPACK = 7 / 8  # of the tokens are left, or fewer, when the rest is laid out an
 
 def through(stages: Sequence[Program], reads: Sequence[Read], facts: Facts) -> Iterator[Answer]:
     """The answers to some texts, each once, in any order."""
-    for layout in layouts([len(one.ids) for one in reads]):
+    for layout in layouts([len(one.ids) for one in reads], call=CALL * len(stages)):
         batch = fill(layout, reads, facts)
         if len(stages) > 1:
             batch["lengths"] = lengths(layout, reads)
@@ -133,7 +133,7 @@ def closer(
     the N tokens each is, in a row (N',).
     """
     left_of = np.bincount(layout.owners[left], minlength=len(layout.texts))[going]
-    [new] = layouts(left_of.tolist(), tokens=int(left_of.sum()) * len(left_of) + 1)
+    new = together(left_of.tolist())
     starts = np.cumsum(left_of) - left_of
     order = starts[new.texts][new.owners] + new.within  # from the old row of what is left to the new one
     stood = np.flatnonzero(left)[order]

@@ -1,10 +1,16 @@
-"""Texts laid end to end: rows of one width that hold several texts each, so that next to nothing is padding.
+"""Texts laid end to end: rows that hold several texts each, so that next to nothing is padding.
 
-A row is a bin; first-fit decreasing fills the bins (Johnson et al., SIAM Journal on Computing 1974).  Inside a row
+A row is a bin; best-fit decreasing fills the bins (Johnson et al., SIAM Journal on Computing 1974).  Inside a row
 every text counts its positions from the start, and attends to itself alone: tokens of one text have the same segment
 number, padding has 0.
+
+How wide a row is decides what is lost: wide rows leave less room unused, but each token attends to the whole row, and
+where products of integers are quick, attention, which is computed in floats, costs as much as they do.  So the width
+is chosen for the texts at hand, and rows of other widths go into grids of their own where that is worth a call.
 """
 
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +22,13 @@ from numpy.typing import NDArray
 from gossamer.engines.texts import Facts
 from gossamer.task.kind import Read
 
-WIDTH = 128  # tokens of a row; attention costs each token as many products as the row is wide
-TOKENS = 2048  # of a batch: enough to keep the processor's products large, few enough for its caches
-WORTH = 0.9  # packed, a batch has at most this share of the tokens that it would have sorted and padded
+WIDTHS = (32, 64, 96, 128)  # tokens of a row; a longer text has a row of its own
+EQUAL = 384  # how wide a row is in which attention costs as much as all else; measured: 150 to 800
+CALL = 64  # tokens that might have been computed in the time that a call costs
+TOKENS = 2048  # of a grid: enough to keep the processor's products large, few enough for its caches
+STEP = 32  # widths are multiples of it: OpenVINO prepares itself anew, 5 to 10 ms, for each shape it has not seen yet
+SOME = 256  # texts on which the width is chosen
+WORTH = 0.9  # packed, texts cost at most this share of what they would sorted and padded
 
 Batch = dict[str, NDArray[Any]]
 
@@ -79,38 +89,87 @@ class Layout:
         return (part[None] for part in np.split(self.collect(grid), np.cumsum(self.lengths)[:-1]))
 
 
-def bins(lengths: Sequence[int], width: int = WIDTH) -> list[list[int]]:
+def price(rows: Any, width: Any) -> Any:
+    """What a grid costs, in tokens of narrow rows."""
+    return rows * width * (1 + width / EQUAL)
+
+
+def bins(lengths: Sequence[int], width: int) -> list[list[int]]:
     """Which texts share a row; a text that is longer than `width` has a row of its own.
 
     No bin could take another one's first text whole when that was placed; bins come longest text first.
     """
     made: list[list[int]] = []
-    left: list[int] = []
-    first_open = 0  # bins before it have no room for even one token
+    with_room = defaultdict[int, list[int]](list)  # bins by how much room they have
+    rooms: list[int] = []  # sorted, each that some bin has
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for at in range(first_open, len(made)):
-            if left[at] >= lengths[i]:
-                made[at].append(i)
-                left[at] -= lengths[i]
-                break
+        at = bisect_left(rooms, lengths[i])
+        if at < len(rooms):
+            room = rooms[at]
+            which = with_room[room].pop()
+            if not with_room[room]:
+                rooms.pop(at)
+            made[which].append(i)
         else:
+            room, which = width, len(made)
             made.append([i])
-            left.append(max(0, width - lengths[i]))
-        while first_open < len(made) and not left[first_open]:
-            first_open += 1
+        room -= lengths[i]
+        if room > 0:
+            if not with_room[room]:
+                insort(rooms, room)
+            with_room[room].append(which)
     return made
 
 
-def layouts(lengths: Sequence[int], width: int = WIDTH, tokens: int = TOKENS) -> Iterator[Layout]:
-    """All texts, by their lengths, in grids of about so many tokens each; rows of like width share a grid."""
-    filled = [(sum(lengths[i] for i in row), row) for row in bins(lengths, width)]
-    filled.sort(key=lambda one: -one[0])
-    at = 0
-    while at < len(filled):
-        widest = filled[at][0]
-        group = filled[at : at + max(1, tokens // max(1, widest))]
-        yield _layout([row for _, row in group], lengths, widest)
-        at += len(group)
+def layouts(
+    lengths: Sequence[int], tokens: int = TOKENS, call: float = CALL, widths: Sequence[int] = WIDTHS
+) -> Iterator[Layout]:
+    """All texts, by their lengths, in grids of at most so many tokens each (or one text), which cost least.
+
+    call: what a grid costs beside its tokens, see CALL.
+    """
+    some = sorted(lengths)[:: max(1, len(lengths) // SOME)]
+    less = call * len(some) / len(lengths)
+    width = min(widths, key=lambda width: _grids(_rows(some, width), tokens, less)[0])
+    rows = _rows(lengths, width)
+    for first, after in _grids(rows, tokens, call)[1]:
+        yield _layout([row for _, row in rows[first:after]], lengths, rows[first][0])
+
+
+def together(lengths: Sequence[int]) -> Layout:
+    """All texts, by their lengths, in one grid, which costs least."""
+    filled = [_rows(lengths, width) for width in WIDTHS]
+    rows = min(filled, key=lambda rows: price(len(rows), rows[0][0]))
+    return _layout([row for _, row in rows], lengths, rows[0][0])
+
+
+def _rows(lengths: Sequence[int], width: int) -> list[tuple[int, list[int]]]:
+    """How wide each row has to be, and its texts, the widest first; a row that is alone is as wide as what it holds."""
+    made = bins(lengths, width)
+    step = 1 if len(made) == 1 else STEP
+    filled = [(-(-sum(lengths[i] for i in row) // step) * step, row) for row in made]
+    return sorted(filled, key=lambda one: -one[0])
+
+
+def _grids(rows: Sequence[tuple[int, Any]], tokens: int, call: float) -> tuple[float, list[tuple[int, int]]]:
+    """What grids of neighbouring rows cost at least, and where each begins and ends.
+
+    A grid is as wide as its first row.  best[j] is the least for the first j rows, with the last grid from cut[j] on.
+    """
+    full = np.array([size for size, _ in rows])
+    most = np.maximum(1, tokens // full)  # rows of a grid that begins with each
+    n = len(full)
+    best, cut = np.zeros(n + 1), np.zeros(n + 1, int)
+    for j in range(1, n + 1):
+        i = np.arange(max(0, j - int(most[j - 1])), j)
+        cost = np.where(j - i <= most[i], best[i] + price(j - i, full[i]) + call, np.inf)
+        at = int(cost.argmin())
+        best[j], cut[j] = cost[at], i[at]
+    found = []
+    while n:
+        found.append((int(cut[n]), n))
+        n = int(cut[n])
+    return float(best[-1]), found[::-1]
 
 
 def _layout(rows: Sequence[Sequence[int]], lengths: Sequence[int], width: int) -> Layout:
@@ -122,13 +181,15 @@ def _layout(rows: Sequence[Sequence[int]], lengths: Sequence[int], width: int) -
     return Layout(texts, which, ends - long - before, long, (len(rows), width))
 
 
-def worth(lengths: Sequence[int], batch_size: int, width: int = WIDTH) -> bool:
-    """Whether packing saves tokens over sorting by length and padding batches of `batch_size`."""
+def worth(lengths: Sequence[int], batch_size: int) -> bool:
+    """Whether packing costs less than sorting by length and padding batches of `batch_size`."""
     if len(lengths) < 2:
         return False
     order = sorted(lengths, reverse=True)
-    padded = sum(order[at] * len(order[at : at + batch_size]) for at in range(0, len(order), batch_size))
-    return sum(one.shape[0] * one.shape[1] for one in layouts(lengths, width)) <= WORTH * padded
+    padded = [(len(order[at : at + batch_size]), order[at]) for at in range(0, len(order), batch_size)]
+    packed = [one.shape for one in layouts(lengths)]
+    costs = [sum(price(*shape) + CALL for shape in shapes) for shapes in (packed, padded)]
+    return bool(costs[0] <= WORTH * costs[1])
 
 
 def fill(layout: Layout, reads: Sequence[Read], facts: Facts) -> Batch:

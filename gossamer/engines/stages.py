@@ -76,7 +76,7 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
     from gossamer.engines.integers import SPELLED, forwards
     from gossamer.engines.laid import Way, of
 
-    layout = next(layouts([len(one.ids) for one in reads], LAID))
+    layout = next(layouts([len(one.ids) for one in reads], widths=[LAID]))
     way = Way(model, known.task).eval()
     batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
     if way.cuts:

@@ -1,5 +1,7 @@
 """Texts laid end to end: nothing is lost, nothing overlaps, and the answers are those of each text alone."""
 
+from itertools import pairwise, product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from gossamer.engines import export, load
 from gossamer.engines.course import closer
-from gossamer.engines.packing import TOKENS, WIDTH, bins, fill, layouts, worth
+from gossamer.engines.packing import TOKENS, _grids, bins, fill, layouts, price, together, worth
 from gossamer.engines.texts import Facts
 from gossamer.task import Classification, Read
 
@@ -53,7 +55,7 @@ def test_a_grid_holds_each_text_whole(lengths):
 @given(LENGTHS, st.integers(0, 2**32 - 1))
 def test_what_is_left_moves_closer_and_nothing_is_lost(lengths, seed):
     chance = np.random.default_rng(seed)
-    layout = next(layouts(lengths, tokens=10**9))
+    layout = together(lengths)
     going = chance.random(len(lengths)) < 0.6
     going[chance.integers(len(lengths))] = True
     left = (chance.random(len(layout.within)) < 0.5) | (layout.within == 0)
@@ -66,6 +68,33 @@ def test_what_is_left_moves_closer_and_nothing_is_lost(lengths, seed):
     for i, mine in zip(new.texts, new.each(states), strict=True):
         assert (mine // 1000 == i).all() and (np.diff(mine) > 0).all() and mine[0, 0] == 1 + 1000 * i
     assert new.shape[0] * new.shape[1] <= max(layout.shape[0] * layout.shape[1], 2 * left.sum() + 128)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=7), st.integers(1, 300), st.integers(0, 200))
+def test_no_other_grids_of_the_same_rows_cost_less(fills, tokens, call):
+    rows = [(size, None) for size in sorted(fills, reverse=True)]
+    cost, cuts = _grids(rows, tokens, call)
+    assert [0, *(end for _, end in cuts)] == [*(first for first, _ in cuts), len(rows)], "each row once, in order"
+    ways = []
+    for cut in product([False, True], repeat=len(rows) - 1):
+        places = [0, *(i + 1 for i, here in enumerate(cut) if here), len(rows)]
+        grids = [(b - a, rows[a][0]) for a, b in pairwise(places)]
+        if all(n == 1 or n * width <= tokens for n, width in grids):
+            ways.append(sum(price(*grid) + call for grid in grids))
+    assert cost == pytest.approx(min(ways))
+
+
+def test_rows_are_as_wide_as_suits_the_texts():
+    mixed = [16] * 60 + [120] * 4
+    assert sorted(one.shape for one in layouts(mixed)) == [(4, 128), (30, 32)], "long texts stretch nobody else's rows"
+    assert [one.shape for one in layouts(mixed, call=10**6)] == [together(mixed).shape], "a call would cost too much"
+    assert {one.shape for one in layouts([30] * 64)} == {(64, 32)}, "wide rows would cost more, and save nothing"
+    assert {one.shape for one in layouts([20] * 60)} == {(20, 64)}, "narrow ones leave room unused"
+    assert [one.shape for one in layouts([19])] == [(1, 19)] and together([19]).shape == (1, 19)
+    chance = np.random.default_rng(0)
+    shapes = {one.shape for _ in range(50) for one in layouts(chance.lognormal(3, 0.6, 1024).astype(int).tolist())}
+    assert len(shapes) < 100 and all(width % 32 == 0 for _, width in shapes), "an engine prepares itself for each"
 
 
 def test_packing_is_for_uneven_texts():
@@ -129,4 +158,3 @@ def test_a_model_that_cannot_be_told_keeps_its_plain_graph(tmp_path, save, token
     written = export.write(model, tokenizer, save(model, tmp_path / "mpnet"))
     assert written.packed == () and written.file.is_file()
     assert "no graph for packed texts: mpnet cannot be told the positions of tokens" in caplog.text
-    assert WIDTH == 128
