@@ -5,6 +5,7 @@ arrays by name.  It imports what it needs when it is called.  What is fastest di
 machine to machine, so "auto" measures (gossamer.engines.choice).
 """
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 
 from gossamer.engines.graphs import GRAPH, PACKED, STAGES, carried
 from gossamer.engines.predictor import Predictor
-from gossamer.environment import install
+from gossamer.environment import install, installed
 
 ENGINES = ("openvino", "onnxruntime", "torch")
 PRECISIONS = ("saved", "bf16")
+OLDEST = {"onnxruntime": "1.24", "openvino": "2026.3"}  # as the extras of pyproject.toml have it
+OLD = {
+    "onnxruntime": "it lacks operators of our graphs",
+    "openvino": "until 2026.2 it answered int8 graphs wrongly, or could not read them",
+}
 
 __all__ = ["ENGINES", "GRAPH", "PACKED", "PRECISIONS", "STAGES", "Predictor", "load", "predict"]
 
@@ -57,9 +63,8 @@ def load(
         engine = fastest(folder, threads)
     if engine != "torch" and not carried(folder):
         raise FileNotFoundError(f"'{folder}' carries no graph ({GRAPH}); load it with engine=\"torch\"")
-    missing = lacks(engine)
-    if missing:
-        raise ImportError(f"engine '{engine}' is not installed; type: {install(missing)}")
+    if why := lacks(engine):
+        raise ImportError(f"engine '{engine}' is {why}")
     if engine == "torch":
         from gossamer.engines import torch
 
@@ -91,9 +96,20 @@ def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str, t
 
 
 def lacks(engine: str) -> str:
-    """The package that an engine needs and that is not installed; "" where it can be used."""
+    """Why an engine cannot be used here, and what to type; "" where it can."""
     needs = ("torch", "transformers") if engine == "torch" else (engine,)
-    return next((package for package in needs if find_spec(package) is None), "")
+    for package in needs:
+        if find_spec(package) is None:
+            return f"not installed; type: {install(package)}"
+        oldest, has = OLDEST.get(package, ""), installed(package)
+        if has and _numbers(has) < _numbers(oldest):
+            return f'{has}, too old ({OLD[package]}); type: pip install "{package}>={oldest}"'
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2026, 3) of "2026.3.1"."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def predict(

@@ -192,7 +192,7 @@ def _rows(folder: Path) -> list[Row]:
 
     found = []
     for engine in ENGINES:
-        why = f"not installed; type: {install(missing)}" if (missing := lacks(engine)) else ""
+        why = lacks(engine)
         if engine in BY_GRAPHS and not carried(folder):
             why = f"the artefact carries no graph ({GRAPH})"
         found.append(Row(engine, why=why))

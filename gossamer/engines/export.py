@@ -52,7 +52,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     """
     folder = Path(folder)
     posed = _refuse(model, folder)
-    from gossamer.engines import narrowing, stages
+    from gossamer.engines import graph, narrowing, stages
     from gossamer.engines.laid import cuts
 
     known = facts(folder)
@@ -70,6 +70,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
         logger.warning("no graph for packed texts: %s", str(error).strip()[:300])
         program = _program(model, batches[0], known, posed)
         narrowing.narrow(program)
+        graph.fuse_attention(program)
     with put(program, folder, GRAPH) as (partial, shared, own):
         difference, agreement = _compare(partial, batches, posed, wanted, tolerance)
     return Graph(folder / GRAPH, difference, tolerance, agreement, shared, own, packed)

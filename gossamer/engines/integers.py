@@ -33,11 +33,14 @@ def _quantize(x: Tensor, step: Tensor, zero: Tensor) -> Tensor:
     return rounded
 
 
-def _product(codes: Tensor, step: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """((codes - zero) @ weight) * step * scale; codes (..., in), weight (in, out), scale (out,) or (1,)."""
+def _product(
+    codes: Tensor, step: Tensor, weight: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """((codes - zero) @ weight) * step * scale + bias; codes (..., in), weight (in, out), scale (out,) or (1,)."""
+    given = (codes, weight, step, scale, zero)
     y: Tensor = torch.onnx.ops.symbolic(
         "com.microsoft::MatMulIntegerToFloat",
-        (codes, weight, step, scale, zero),
+        given if bias is None else (*given, None, bias),  # weights have no zero but 0
         dtype=torch.float32,
         shape=(*codes.shape[:-1], weight.shape[1]),
         version=1,
@@ -55,12 +58,11 @@ def int_linear(self: Any, x: Tensor) -> Tensor:
         low = self.rounding.low
         step = self.rounding.step(low, self.rounding.high)
         zero = (-low / step).round().to(torch.uint8)
-        y: Tensor = _product(_quantize(x, step, zero), step, self.codes, self.scale, zero)
-        return y if self.bias is None else y + self.bias
+        return _product(_quantize(x, step, zero), step, self.codes, self.scale, zero, self.bias)
     largest = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST)  # (..., 1)
     step = torch.tensor(1 / 127)
     zero = _byte(ZERO)
-    y = _product(_quantize(x / largest, step, zero), step, self.codes, self.scale, zero) * largest
+    y: Tensor = _product(_quantize(x / largest, step, zero), step, self.codes, self.scale, zero) * largest
     return y if self.bias is None else y + self.bias
 
 
@@ -95,7 +97,7 @@ def ternary_linear(self: Any, x: Tensor) -> Tensor:
     constant: Tensor = codes.float().sum(0) * low * self.scale
     if self.bias is not None:
         constant = constant + self.bias
-    return _product(_quantize(x - low, step, none), step, codes.to(torch.int8), self.scale, none) + constant
+    return _product(_quantize(x - low, step, none), step, codes.to(torch.int8), self.scale, none, constant)
 
 
 def ternary_embedding(self: Any, ids: Tensor) -> Tensor:

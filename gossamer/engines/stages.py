@@ -39,12 +39,14 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
         ValueError: this model cannot be told the positions of tokens, or graphs and model differ.
         Exception: whatever the exporter raises.
     """
-    from gossamer.engines import narrowing
+    from gossamer.engines import graph, narrowing
     from gossamer.engines.onnxruntime import program
 
     programs = _programs(model, known, reads)
     if known.task.per_text:
         narrowing.narrow_firsts(programs[-1], "firsts")
+    for one in programs:
+        graph.fuse_attention(one)
     names = [PACKED] if len(programs) == 1 else [STAGES.replace("*", f"{i:02}") for i in range(len(programs))]
     files, shared, own = list[Path](), 0, 0
     with ExitStack() as open_:

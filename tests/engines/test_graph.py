@@ -93,6 +93,29 @@ def test_a_token_that_is_not_all_leaves_the_graph():
     assert narrowing.narrow(model) == 0
 
 
+def test_attention_becomes_one_operator():
+    net = Net()
+    model = net.model(attention(net, attention(net, net.input("x", [B, T, D]))))
+    given = net.chance.standard_normal((3, 6, D)).astype(np.float32)
+    before, nodes = answer(model, given), len(model.graph)
+    assert graph.fuse_attention(model) == 2
+    assert np.allclose(answer(model, given), before, atol=1e-5)
+    made = [node for node in model.graph if node.op_type == "Attention"]
+    assert len(made) == 2 and len(model.graph) == nodes - 2 * 10 and model.graph.opset_imports[""] == 23
+    assert graph.fuse_attention(model) == 0
+
+
+def test_attention_stays_spelled_out_where_somebody_looks_at_the_probabilities():
+    net = Net()
+    x = attention(net, net.input("x", [B, T, D]))
+    [probabilities] = [node.outputs[0] for node in net.graph if node.op_type == "Softmax"]
+    seen = net("ReduceSum", probabilities, net.constant(np.array([1, 2])), keepdims=0, shape=[B, T])
+    model = net.model(
+        net("Add", x, net("Unsqueeze", seen, net.constant(np.array([2])), shape=[B, T, 1]), shape=[B, T, D])
+    )
+    assert graph.fuse_attention(model) == 0 and model.graph.opset_imports[""] == 20
+
+
 def test_weights_refer_to_the_bytes_in_safetensors(tmp_path):
     net = Net()
     x = net.input("x", [B, D])

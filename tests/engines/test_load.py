@@ -5,6 +5,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -15,6 +16,7 @@ import pytest
 from gossamer import engines, environment
 from gossamer.runtime.manifest import seal
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["it was the best of films", "", "w1", "the worst , the worst", "w3 " * 300]
 LONGEST = 60  # tokens, of which two are special
 GRAPHS = ("openvino", "onnxruntime")
@@ -122,6 +124,20 @@ def test_what_is_missing_is_named(artefact, only, engine, extra):
         ImportError, match=rf'engine \'{engine}\' is not installed; type: pip install "gossamer\[{extra}\]"'
     ):
         engines.load(artefact.folder, engine=engine)
+
+
+@pytest.mark.parametrize("engine", GRAPHS)
+def test_versions_that_cannot_be_trusted_are_refused(artefact, engine, monkeypatch):
+    oldest = engines.OLDEST[engine]
+    before = {"onnxruntime": "1.23.2", "openvino": "2026.2.1"}[engine]
+    monkeypatch.setattr(engines, "installed", lambda package: before)
+    with pytest.raises(ImportError, match=rf"engine '{engine}' is {before}, too old .* \"{engine}>={oldest}\"$"):
+        engines.load(artefact.folder, engine=engine)
+    for enough in (f"{oldest}.1", "9999.0", None):
+        monkeypatch.setattr(engines, "installed", lambda package, enough=enough: enough)
+        assert engines.lacks(engine) == ""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras[engine] == [f"{engine}>={oldest}"]
 
 
 def test_auto_takes_what_is_there(artefact, only):
