@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gossamer.engines.course import NEXT, Program, lengths, through
 from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, put, quietly
 from gossamer.engines.graphs import PACKED, STAGES
-from gossamer.engines.packing import fill, layouts
+from gossamer.engines.packing import Layout, fill, layouts
 from gossamer.engines.predictor import pad
 from gossamer.engines.texts import Facts
 from gossamer.task import Read
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KEPT = ("segments", "position_ids", "firsts", "lengths", "threshold")  # what later stages are given as well
-LAID = 64  # tokens of a row of the sample that is exported
+SOME, HUGE = 20, 10**6  # texts of the sample that is exported; all in one grid, as if a second one cost so much
 OTHERWISE = 0.1  # of the texts may go another way: a score beside a threshold falls to either side of it
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
     from gossamer.engines.integers import SPELLED, forwards
     from gossamer.engines.laid import Way, of
 
-    layout = next(layouts([len(one.ids) for one in reads], widths=[LAID]))
+    layout, some = _sample(reads)
     way = Way(model, known.task).eval()
-    batch = {name: torch.from_numpy(value) for name, value in fill(layout, reads, known).items()}
+    batch = {name: torch.from_numpy(value) for name, value in fill(layout, some, known).items()}
     if way.cuts:
-        batch["lengths"] = torch.from_numpy(lengths(layout, reads))
+        batch["lengths"] = torch.from_numpy(lengths(layout, some))
     with as_it_was(model, known):
         with torch.inference_mode():
             said = list(way(batch))
@@ -96,6 +96,22 @@ def _programs(model: "PreTrainedModel", known: Facts, reads: list[Read]) -> list
         made.append(graph.stretch(whole, begun, end, of(i - 1, NEXT), of(i, "")))
         begun = [name for name in end if name.startswith(of(i, NEXT))] + [name for name in KEPT if name in batch]
     return made
+
+
+def _sample(reads: list[Read]) -> tuple[Layout, list[Read]]:
+    """Some texts in one grid, with other numbers of rows, tokens and texts: who exports takes equal ones for the same.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    some = sorted(reads, key=lambda one: len(one.ids))[: 3 * len(reads) // 4][-SOME:]
+    while len(some) > 2:
+        lengths = [len(one.ids) for one in some]
+        [layout] = layouts(lengths, widths=[2 * lengths[-1]], tokens=sum(lengths) * len(some), call=HUGE)
+        if len({1, *layout.shape, len(some)}) == 4:
+            return layout, some
+        some = some[1:]
+    raise ValueError(f"{len(reads)} texts are too few to stand for others")
 
 
 def _export(way: Any, batch: dict[str, "Tensor"], said: list[str]) -> "ir.Model":
