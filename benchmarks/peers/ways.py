@@ -51,7 +51,7 @@ class Scored(Walk):
         """Those above the layer's threshold have their answer."""
         if not self.stops(passage.step):
             return
-        first = passage.x[:, 0]
+        first = passage.firsts(passage.x)
         score = first @ self.get_buffer("score")
         if self.told is not None:
             self.told(score)
