@@ -26,7 +26,7 @@ WIDTHS = (32, 64, 96, 128)  # tokens of a row; a longer text has a row of its ow
 EQUAL = 384  # how wide a row is in which attention costs as much as all else; measured: 150 to 800
 CALL = 64  # tokens that might have been computed in the time that a call costs
 TOKENS = 2048  # of a grid: enough to keep the processor's products large, few enough for its caches
-STEP = 32  # widths are multiples of it: OpenVINO prepares itself anew, 5 to 10 ms, for each shape it has not seen yet
+STEP = 32  # widths are multiples of it: OpenVINO prepares itself, some 10 ms, for each shape that is new to it
 SOME = 256  # texts on which the width is chosen
 WORTH = 0.9  # packed, texts cost at most this share of what they would sorted and padded
 
