@@ -1,5 +1,7 @@
 """For all tests."""
 
+from functools import cache
+
 import pytest
 
 
@@ -8,4 +10,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
     """What tests remember of engines is not for the user's cache; the processes they start inherit this."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GOSSAMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry():
+    """Of what torch can export, which it puts together anew for every graph: a tenth of the time of a small one."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
