@@ -5,7 +5,6 @@ transformers know gossamer's artefacts, as soon as transformers is there.
 """
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ def __dir__() -> list[str]:
     return sorted((*globals(), *_PUBLIC))
 
 
-class _AtTransformers(importlib.abc.MetaPathFinder):
+class _AtTransformers:
     """Registers gossamer's artefacts when transformers' Auto classes are first imported, and goes away."""
 
     awaited = "transformers.models.auto.modeling_auto"

@@ -5,8 +5,8 @@ Nothing here imports a package to learn its version, and nothing that names a us
 
 import os
 import platform
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ EXTRAS = {  # what to install for a package that is not there
     "datasets": "hub",
     "ray": "cluster",
 }
+OLDEST = {"onnxruntime": "1.24", "openvino": "2026.3"}  # as the extras of pyproject.toml have it
+OLD = {
+    "onnxruntime": "until 1.23 it lacked operators of our graphs",
+    "openvino": "until 2026.2 it answered int8 graphs wrongly, or could not read them",
+}
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 INSTRUCTIONS = (  # those that int8 and bf16 kernels live on, as /proc/cpuinfo spells them
     *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -37,6 +42,8 @@ INSTRUCTIONS = (  # those that int8 and bf16 kernels live on, as /proc/cpuinfo s
 
 def installed(package: str) -> str | None:
     """The version of an installed package, None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # a tenth of the start of a process that predicts
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -90,6 +97,14 @@ def env() -> dict[str, Any]:
     missing = {package: install(package) for package in EXTRAS if installed(package) is None}
     threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
     return {"versions": versions(), "hardware": hardware(), "threads": threads, "missing": missing}
+
+
+def recent(package: str, has: str) -> None:
+    """Raise ImportError, with what to type, for a version of a package that is too old to be trusted."""
+    oldest = OLDEST[package]
+    here, least = ([int(number) for number in re.findall(r"\d+", one)[:2]] for one in (has, oldest))
+    if here < least:
+        raise ImportError(f'{package} {has} is too old: {OLD[package]}; type: pip install "{package}>={oldest}"')
 
 
 def install(package: str) -> str:

@@ -129,7 +129,7 @@ def once(code: str, given: tuple[str, ...]) -> tuple[float, int]:
         [sys.executable, "-c", BEGIN + code + END + TELL, *given],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": place},
+        env=os.environ | {"PYTHONPATH": place, "PYTHONDONTWRITEBYTECODE": ""},  # packages are installed with theirs
         timeout=LONGEST,
     )
     if done.returncode != 0 or not done.stdout.strip():

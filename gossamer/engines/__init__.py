@@ -5,7 +5,6 @@ arrays by name.  It imports what it needs when it is called.  What is fastest di
 machine to machine, so "auto" measures (gossamer.engines.choice).
 """
 
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,15 +12,10 @@ from typing import Any
 
 from gossamer.engines.graphs import GRAPH, PACKED, STAGES, carried
 from gossamer.engines.predictor import Predictor
-from gossamer.environment import install, installed
+from gossamer.environment import install
 
 ENGINES = ("openvino", "onnxruntime", "torch")
 PRECISIONS = ("saved", "bf16")
-OLDEST = {"onnxruntime": "1.24", "openvino": "2026.3"}  # as the extras of pyproject.toml have it
-OLD = {
-    "onnxruntime": "it lacks operators of our graphs",
-    "openvino": "until 2026.2 it answered int8 graphs wrongly, or could not read them",
-}
 
 __all__ = ["ENGINES", "GRAPH", "PACKED", "PRECISIONS", "STAGES", "Predictor", "load", "predict"]
 
@@ -49,7 +43,7 @@ def load(
         ValueError: unknown engine or precision, something asked of an engine that it does not do, fewer than one
             thread, or a folder that is damaged or incomplete.
         FileNotFoundError: there is no such folder, or it holds no model.
-        ImportError: the engine is not installed; the message says what to type.
+        ImportError: the engine is not installed, or too old; the message says what to type.
     """
     folder = Path(folder)
     _check(folder, engine, threads, precision)
@@ -96,20 +90,9 @@ def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str, t
 
 
 def lacks(engine: str) -> str:
-    """Why an engine cannot be used here, and what to type; "" where it can."""
+    """Why an engine cannot be used here, and what to type; "" where it can, if its version is none that is too old."""
     needs = ("torch", "transformers") if engine == "torch" else (engine,)
-    for package in needs:
-        if find_spec(package) is None:
-            return f"not installed; type: {install(package)}"
-        oldest, has = OLDEST.get(package, ""), installed(package)
-        if has and _numbers(has) < _numbers(oldest):
-            return f'{has}, too old ({OLD[package]}); type: pip install "{package}>={oldest}"'
-    return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """(2026, 3) of "2026.3.1"."""
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    return next((f"not installed; type: {install(package)}" for package in needs if find_spec(package) is None), "")
 
 
 def predict(

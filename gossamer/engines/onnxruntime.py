@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from gossamer.engines.course import Arrays, Program
-from gossamer.environment import cores, saturates
+from gossamer.environment import cores, recent, saturates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,9 +34,11 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
 
     Raises:
         ValueError: it cannot.
+        ImportError: it is too old.
     """
     import onnxruntime
 
+    recent("onnxruntime", onnxruntime.__version__)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 3  # errors

@@ -9,16 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.course import Arrays, Program
-from gossamer.environment import cores, saturates
+from gossamer.environment import cores, recent, saturates
 
 HINTS = {"saved": "f32", "bf16": "bf16"}  # unasked, OpenVINO computes in bfloat16 wherever the processor can
 PRECISIONS = tuple(HINTS)
 
 
 def program(graph: Path, threads: int | None = None, precision: str = "saved") -> Program:
-    """A graph (.onnx, or OpenVINO's own .xml), ready to run.  ValueError: this openvino cannot."""
+    """A graph (.onnx, or OpenVINO's own .xml), ready to run.
+
+    Raises:
+        ValueError: this openvino cannot.
+        ImportError: it is too old.
+    """
     import openvino
 
+    recent("openvino", openvino.__version__)
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads or cores(),
         "INFERENCE_PRECISION_HINT": HINTS[precision],

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.data import Split
 from gossamer.metrics.passages import exact, token_f1
 
 from .kind import Decode, Example, Read, Said, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossamer.data import Split
 
 LONGEST = 30  # tokens of an answer
 BEST = 20  # starts and ends that are combined
@@ -142,7 +143,7 @@ class QuestionAnswering(Task):
         """Whether a score is a number."""
         return np.array([bool(np.isfinite(one["score"])) for one in answers], dtype=bool)
 
-    def fits(self, split: Split) -> None:
+    def fits(self, split: "Split") -> None:
         """Raise ValueError unless every question has a context."""
         if split.pairs is None:
             raise ValueError("questions without contexts; name the column of the contexts with --pair")

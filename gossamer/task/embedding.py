@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.data import Split
 from gossamer.metrics.correlation import correlation, ranks
 
 from .kind import Decode, Example, Read, Said, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossamer.data import Split
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SentenceEmbedding(Task):
         """Spearman's rank correlation of cosines and labels."""
         return correlation(ranks(np.asarray(answers).reshape(-1)), ranks(labels))
 
-    def fits(self, split: Split) -> None:
+    def fits(self, split: "Split") -> None:
         """Raise ValueError where labels have no pairs to belong to."""
         if split.labels is not None and split.pairs is None:
             raise ValueError(

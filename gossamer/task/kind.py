@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.data import Split
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossamer.data import Split
 
 Example = dict[str, Any]  # index, input_ids, perhaps token_type_ids, perhaps labels; not padded
 Decode = Callable[[list[int]], str]
@@ -98,7 +98,7 @@ class Task(ABC):
     def examples(self, read: Read, label: Any) -> list[Example]:
         """What is learned from a reading; label: None where there is none."""
 
-    def complete(self, examples: Sequence[Example], tokenizer: Any, split: Split, max_length: int) -> None:  # noqa: B027
+    def complete(self, examples: Sequence[Example], tokenizer: Any, split: "Split", max_length: int) -> None:  # noqa: B027
         """Add to a split's examples what it takes a tokenizer to say of their labels: of most, nothing."""
 
     def asks(self, example: Example) -> bool:
@@ -198,5 +198,5 @@ class Task(ABC):
         """The answers with their classes in another order; order: for each class, where it stands now."""
         return answers
 
-    def fits(self, split: Split) -> None:  # noqa: B027 - most splits do
+    def fits(self, split: "Split") -> None:  # noqa: B027 - most splits do
         """Raise ValueError if this split cannot be what the task is about."""

@@ -13,13 +13,13 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.data import Split
-
 from .kind import IGNORED, Decode, Example, Read, Said, Task
 from .tagging import errors_by_token, per_token
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossamer.data import Split
 
 HIDDEN = 0.15  # of the words (Devlin et al., NAACL 2019, section 3.1)
 
@@ -75,7 +75,7 @@ class LanguageModelling(Task):
         """Whether all likelihoods are numbers."""
         return np.array([bool(np.isfinite(_positions(one)).all()) for one in answers], dtype=bool)
 
-    def fits(self, split: Split) -> None:
+    def fits(self, split: "Split") -> None:
         """Raise ValueError where there are pairs."""
         if split.pairs is not None:
             raise ValueError(f"{self.kind} reads texts alone, found pairs; name their column with another --pair")

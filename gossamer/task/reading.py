@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from gossamer.data import Split
+from typing import TYPE_CHECKING, Any
 
 from .kind import Decode, Example, Read, Task
+
+if TYPE_CHECKING:
+    from gossamer.data import Split
 
 AT_ONCE = 2048, 1_000_000  # texts and characters given to the tokenizer in one call: many for speed, few for memory
 # Families that number positions from pad_token_id + 1 on, so that the first of max_position_embeddings stay unused.
@@ -40,7 +41,7 @@ class Spelled:
         )
 
 
-def encode(task: Task, tokenizer: Any, split: Split, max_length: int) -> list[Example]:
+def encode(task: Task, tokenizer: Any, split: "Split", max_length: int) -> list[Example]:
     """The examples of a split, in order: index, input_ids, [token_type_ids], [labels]; no padding.
 
     A longer text is truncated (of a pair the longer one first), and one log line tells how many were; a task with

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.data import Split
 from gossamer.metrics.overlap import chrf_counts, chrf_of
 
 from .kind import IGNORED, Decode, Example, Read, Said, Task
@@ -17,6 +16,8 @@ from .tagging import per_token
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossamer.data import Split
 
 GENERATED = "generated"
 
@@ -39,7 +40,7 @@ class Seq2Seq(Task):
         """Without the target, which `complete` adds."""
         return [{"input_ids": read.ids, "token_type_ids": read.types}]
 
-    def complete(self, examples: Sequence[Example], tokenizer: Any, split: Split, max_length: int) -> None:
+    def complete(self, examples: Sequence[Example], tokenizer: Any, split: "Split", max_length: int) -> None:
         """labels: the tokens of the target, at most max_length; the log tells how many were cut."""
         if split.labels is None:
             return
@@ -92,7 +93,7 @@ class Seq2Seq(Task):
         """A text is a text."""
         return np.ones(len(answers), dtype=bool)
 
-    def fits(self, split: Split) -> None:
+    def fits(self, split: "Split") -> None:
         """Raise ValueError where there are pairs."""
         if split.pairs is not None:
             raise ValueError(f"{self.kind} reads texts alone, found pairs; name their column with another --pair")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.data import Split
 from gossamer.metrics.spans import span_scores
 
 from .classification import head
@@ -20,6 +19,8 @@ from .kind import IGNORED, Example, Flat, Read, Said, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gossamer.data import Split
 
 WORD = re.compile(r"\S+")
 NONE = "O"  # outside of every entity
@@ -155,7 +156,7 @@ class TokenClassification(Task):
         """The columns in another order."""
         return [one[:, list(order)] for one in answers]
 
-    def fits(self, split: Split) -> None:
+    def fits(self, split: "Split") -> None:
         """Raise ValueError unless there are texts alone, and as many tags as words."""
         if split.pairs is not None:
             raise ValueError(f"{self.kind} reads texts alone, found pairs; name their column with another --pair")
