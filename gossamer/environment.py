@@ -30,8 +30,8 @@ EXTRAS = {  # what to install for a package that is not there
 }
 OLDEST = {"onnxruntime": "1.24", "openvino": "2026.3"}  # as the extras of pyproject.toml have it
 OLD = {
-    "onnxruntime": "until 1.23 it lacked operators of our graphs",
-    "openvino": "until 2026.2 it answered int8 graphs wrongly, or could not read them",
+    "onnxruntime": "it lacks operators of our graphs",
+    "openvino": "it answers int8 graphs wrongly, or cannot read them",
 }
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 INSTRUCTIONS = (  # those that int8 and bf16 kernels live on, as /proc/cpuinfo spells them
@@ -101,10 +101,20 @@ def env() -> dict[str, Any]:
 
 def recent(package: str, has: str) -> None:
     """Raise ImportError, with what to type, for a version of a package that is too old to be trusted."""
-    oldest = OLDEST[package]
-    here, least = ([int(number) for number in re.findall(r"\d+", one)[:2]] for one in (has, oldest))
-    if here < least:
-        raise ImportError(f'{package} {has} is too old: {OLD[package]}; type: pip install "{package}>={oldest}"')
+    if why := dated(package, has):
+        raise ImportError(why)
+
+
+def dated(package: str, has: str | None = None) -> str:
+    """Why a version of a package is too old, and what to type; "" where it is not, or nobody can tell.
+
+    has: the version, None for the one that is installed.
+    """
+    oldest, has = OLDEST.get(package, "0.0"), has or installed(package) or ""
+    here, least = (re.match(r"(\d+)\.(\d+)", one) for one in (has, oldest))
+    if here is None or least is None or tuple(map(int, here.groups())) >= tuple(map(int, least.groups())):
+        return ""
+    return f'{package} {has} is too old: {OLD[package]}; type: pip install "{package}>={oldest}"'
 
 
 def install(package: str) -> str:

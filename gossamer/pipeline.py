@@ -64,19 +64,19 @@ def located(model: str) -> str:
 def faster_in_bf16() -> bool:
     """Whether products of bfloat16 matrices are clearly faster here than those of float32.
 
-    On a processor they are timed, a few milliseconds, where it has instructions for them: AVX512-BF16 alone gains
-    nothing (Sapphire Rapids without AMX: steps of training took 1.25 to 1.6 times as long), AMX several times.
+    On a processor they are timed, in some hundredths of a second, where it has instructions for them: AVX512-BF16 alone
+    gains nothing (a Xeon of the fifth generation without AMX: steps of training took 1.25 to 1.6 times as long).
     """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     if not halves():
         return False
-    rows, width = 512, 768
+    rows, width = 256, 512
 
     def took(kind: torch.dtype) -> float:
         x, weight = torch.ones(rows, width, dtype=kind), torch.ones(width, width, dtype=kind)
         laps = []
-        for _ in range(7):  # the first ones prepare the kernel
+        for _ in range(5):  # the first ones prepare the kernel
             began = time.perf_counter()
             x @ weight
             laps.append(time.perf_counter() - began)

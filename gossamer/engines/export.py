@@ -19,7 +19,7 @@ from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, by_t
 from gossamer.engines.graphs import GRAPH
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
-from gossamer.environment import install, installed
+from gossamer.environment import dated, install, installed
 from gossamer.runtime.trigrams import trigrams_of
 from gossamer.task import CausalLM, Classification, Read, Seq2Seq, Task
 
@@ -91,6 +91,8 @@ def _refuse(model: "PreTrainedModel", folder: Path) -> Task:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if installed(package) is None:
             raise ImportError(f"writing a graph needs {package}; type: {install(package)}")
+        if why := dated(package):
+            raise ImportError(why)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} is on {tensor.device}, expected the CPU; type model.cpu()")

@@ -11,7 +11,7 @@ is chosen for the texts at hand, and rows of other widths go into grids of their
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,9 @@ WIDTHS = (32, 64, 96, 128)  # tokens of a row; a longer text has a row of its ow
 EQUAL = 384  # how wide a row is in which attention costs as much as all else; measured: 150 to 800
 CALL = 64  # tokens that might have been computed in the time that a call costs
 TOKENS = 2048  # of a grid: enough to keep the processor's products large, few enough for its caches
-STEP = 32  # widths are multiples of it: OpenVINO prepares itself, some 10 ms, for each shape that is new to it
+# Widths are multiples of the first unless that costs a tenth more than those of the second: OpenVINO prepares itself,
+# some 10 ms, for each shape that is new to it.
+STEPS, DEARER = (32, 8), 1.1
 SOME = 256  # texts on which the width is chosen
 WORTH = 0.9  # packed, texts cost at most this share of what they would sorted and padded
 
@@ -89,7 +91,7 @@ class Layout:
         return (part[None] for part in np.split(self.collect(grid), np.cumsum(self.lengths)[:-1]))
 
 
-def price(rows: Any, width: Any) -> Any:
+def price(rows: int, width: int) -> float:
     """What a grid costs, in tokens of narrow rows."""
     return rows * width * (1 + width / EQUAL)
 
@@ -124,52 +126,71 @@ def bins(lengths: Sequence[int], width: int) -> list[list[int]]:
 def layouts(
     lengths: Sequence[int], tokens: int = TOKENS, call: float = CALL, widths: Sequence[int] = WIDTHS
 ) -> Iterator[Layout]:
-    """All texts, by their lengths, in grids of at most so many tokens each (or one text), which cost least.
+    """All texts, by their lengths, in grids of at most so many tokens each (or one text), which cost little.
 
-    call: what a grid costs beside its tokens, see CALL.
+    call: what a grid costs beside its tokens, see CALL.  widths: of a row, one of them; where there are longer texts,
+    or as wide as the longest of them.
     """
+    if not lengths:
+        return
     some = sorted(lengths)[:: max(1, len(lengths) // SOME)]
     less = call * len(some) / len(lengths)
-    width = min(widths, key=lambda width: _grids(_rows(some, width), tokens, less)[0])
-    rows = _rows(lengths, width)
+    rows = _rows(lengths, *_best(some, widths, lambda rows: _grids(rows, tokens, less)[0]))
     for first, after in _grids(rows, tokens, call)[1]:
         yield _layout([row for _, row in rows[first:after]], lengths, rows[first][0])
 
 
 def together(lengths: Sequence[int]) -> Layout:
-    """All texts, by their lengths, in one grid, which costs least."""
-    filled = [_rows(lengths, width) for width in WIDTHS]
-    rows = min(filled, key=lambda rows: price(len(rows), rows[0][0]))
+    """All texts, by their lengths, in one grid, of a width that costs least."""
+    rows = _rows(lengths, *_best(lengths, WIDTHS, lambda rows: price(len(rows), rows[0][0])))
     return _layout([row for _, row in rows], lengths, rows[0][0])
 
 
-def _rows(lengths: Sequence[int], width: int) -> list[tuple[int, list[int]]]:
-    """How wide each row has to be, and its texts, the widest first; a row that is alone is as wide as what it holds."""
+Rows = list[tuple[int, list[int]]]  # how wide each has to be, and its texts; the widest first
+
+
+def _best(lengths: Sequence[int], widths: Sequence[int], cost: Callable[[Rows], float]) -> tuple[int, int]:
+    """Which of the widths, or that of the longest text if it is longer, costs least, and of what it is a multiple."""
+    if len(lengths) == 1:
+        return lengths[0], 1
+    longest = max(lengths)
+    among = widths if longest <= widths[-1] else [*widths, longest]
+    coarse, fine = (min((cost(_rows(lengths, width, step)), width) for width in among) for step in STEPS)
+    return (coarse[1], STEPS[0]) if coarse[0] <= DEARER * fine[0] else (fine[1], STEPS[1])
+
+
+def _rows(lengths: Sequence[int], width: int, step: int) -> Rows:
+    """Rows that are multiples of `step` wide; one that is alone is as wide as what it holds."""
     made = bins(lengths, width)
-    step = 1 if len(made) == 1 else STEP
+    step = 1 if len(made) == 1 else step
     filled = [(-(-sum(lengths[i] for i in row) // step) * step, row) for row in made]
     return sorted(filled, key=lambda one: -one[0])
 
 
 def _grids(rows: Sequence[tuple[int, Any]], tokens: int, call: float) -> tuple[float, list[tuple[int, int]]]:
-    """What grids of neighbouring rows cost at least, and where each begins and ends.
+    """What grids of neighbouring rows cost, and where each begins and ends; at least, where `tokens` cuts none.
 
-    A grid is as wide as its first row.  best[j] is the least for the first j rows, with the last grid from cut[j] on.
+    A grid is as wide as its first row.  Rows of one width stay together or are cut where `tokens` says; best[j] is the
+    least for those before the j-th width, of which the last part begins with the cut[j]-th.
     """
-    full = np.array([size for size, _ in rows])
-    most = np.maximum(1, tokens // full)  # rows of a grid that begins with each
-    n = len(full)
-    best, cut = np.zeros(n + 1), np.zeros(n + 1, int)
-    for j in range(1, n + 1):
-        i = np.arange(max(0, j - int(most[j - 1])), j)
-        cost = np.where(j - i <= most[i], best[i] + price(j - i, full[i]) + call, np.inf)
-        at = int(cost.argmin())
-        best[j], cut[j] = cost[at], i[at]
-    found = []
-    while n:
-        found.append((int(cut[n]), n))
-        n = int(cut[n])
-    return float(best[-1]), found[::-1]
+    starts = [i for i in range(len(rows)) if not i or rows[i][0] != rows[i - 1][0]]
+    ends = [*starts[1:], len(rows)]
+    best, cut = [0.0], [0]
+    for end in ends:
+        costs = []
+        for before, start in zip(best, starts, strict=False):  # as many as there are bests
+            width, n = rows[start][0], end - start
+            costs.append(before + price(n, width) + call * -(-n // max(1, tokens // width)))
+        at = min(range(len(costs)), key=costs.__getitem__)
+        best.append(costs[at])
+        cut.append(at)
+    found, j = list[tuple[int, int]](), len(ends)
+    while j:
+        start, end = starts[cut[j]], ends[j - 1]
+        most = max(1, tokens // rows[start][0])
+        found += [(first, min(first + most, end)) for first in range(start, end, most)][::-1]
+        j = cut[j]
+    return best[-1], found[::-1]
 
 
 def _layout(rows: Sequence[Sequence[int]], lengths: Sequence[int], width: int) -> Layout:
@@ -186,10 +207,11 @@ def worth(lengths: Sequence[int], batch_size: int) -> bool:
     if len(lengths) < 2:
         return False
     order = sorted(lengths, reverse=True)
-    padded = [(len(order[at : at + batch_size]), order[at]) for at in range(0, len(order), batch_size)]
-    packed = [one.shape for one in layouts(lengths)]
-    costs = [sum(price(*shape) + CALL for shape in shapes) for shapes in (packed, padded)]
-    return bool(costs[0] <= WORTH * costs[1])
+    batches = [(len(order[at : at + batch_size]), order[at]) for at in range(0, len(order), batch_size)]
+    padded = sum(price(*shape) + CALL for shape in batches)
+    if sum(price(1, length) for length in lengths) + CALL > WORTH * padded:  # rows are as wide as any text in them
+        return False
+    return bool(sum(price(*one.shape) + CALL for one in layouts(lengths)) <= WORTH * padded)
 
 
 def fill(layout: Layout, reads: Sequence[Read], facts: Facts) -> Batch:

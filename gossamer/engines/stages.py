@@ -107,11 +107,11 @@ def _sample(reads: list[Read]) -> tuple[Layout, list[Read]]:
     some = sorted(reads, key=lambda one: len(one.ids))[: 3 * len(reads) // 4][-SOME:]
     while len(some) > 2:
         lengths = [len(one.ids) for one in some]
-        [layout] = layouts(lengths, widths=[2 * lengths[-1]], tokens=sum(lengths) * len(some), call=HUGE)
+        [layout] = layouts(lengths, widths=[2 * lengths[-1]], tokens=HUGE, call=HUGE)
         if len({1, *layout.shape, len(some)}) == 4:
             return layout, some
         some = some[1:]
-    raise ValueError(f"{len(reads)} texts are too few to stand for others")
+    raise ValueError(f"found {len(reads)} texts to export by, expected more, of several lengths; give other probes")
 
 
 def _export(way: Any, batch: dict[str, "Tensor"], said: list[str]) -> "ir.Model":

@@ -116,6 +116,76 @@ def test_attention_stays_spelled_out_where_somebody_looks_at_the_probabilities()
     assert graph.fuse_attention(model) == 0 and model.graph.opset_imports[""] == 20
 
 
+def spoil(model, node, **attributes):
+    """Other attributes for the first node of a kind."""
+    [first, *_] = [one for one in model.graph if one.op_type == node]
+    for name, value in attributes.items():
+        first.attributes[name] = ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrInt64s(name, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, model: spoil(model, "Softmax", axis=2),
+        lambda net, model: spoil(model, "Transpose", perm=[0, 1, 2, 3]),
+        lambda net, model: reshaped(model, -1, [B, "other", D]),
+        lambda net, model: reshaped(model, -1, ["all", D]),
+        lambda net, model: reshaped(model, 0, ["windows", 3, H, D // H]),
+        lambda net, model: model.graph.outputs.append(list(of(model, "Reshape"))[-1].outputs[0]),
+        lambda net, model: scored(net, model, "Mul", np.ones((1, H, 1, 1), np.float32)),
+        lambda net, model: scored(net, model, "Mul", np.float32(-1)),
+        lambda net, model: scored(net, model, "Add", np.zeros((1, 6), np.float32)),
+        lambda net, model: scored(net, model, "Add", np.zeros((3, 1, 1, 6), np.float32)),
+        lambda net, model: scored(net, model, "Add", np.float32(1)),
+    ],
+)
+def test_attention_stays_spelled_out_where_it_is_another(change):
+    net = Net()
+    model = net.model(attention(net, net.input("x", [B, T, D])))
+    change(net, model)
+    nodes = len(model.graph)
+    assert graph.fuse_attention(model) == 0 and len(model.graph) == nodes
+
+
+def of(model, kind):
+    return [node for node in model.graph if node.op_type == kind]
+
+
+def reshaped(model, which, shape):
+    of(model, "Reshape")[which].outputs[0].shape = ir.Shape(shape)
+
+
+def scored(net, model, op, other):
+    """Something is done to the scores before the softmax."""
+    [softmax] = of(model, "Softmax")
+    node = ir.node(op, [softmax.inputs[0], net.constant(other)])
+    node.outputs[0].shape, node.outputs[0].type = softmax.inputs[0].shape, softmax.inputs[0].type
+    model.graph.insert_before(softmax, node)
+    softmax.replace_input_with(0, node.outputs[0])
+
+
+def test_a_scale_and_a_mask_go_into_the_operator():
+    net = Net()
+    x = net.input("x", [B, T, D])
+    mask = net(
+        "Unsqueeze",
+        net("MatMul", x, net("Transpose", x, perm=[0, 2, 1], shape=[B, D, T]), shape=[B, T, T]),
+        net.constant(np.array([1])),
+        shape=[B, 1, T, T],
+    )
+    model = net.model(attention(net, x))
+    scored(net, model, "Mul", np.float32(0.25))
+    [softmax] = of(model, "Softmax")
+    added = ir.node("Add", [softmax.inputs[0], mask])
+    added.outputs[0].shape, added.outputs[0].type = softmax.inputs[0].shape, softmax.inputs[0].type
+    model.graph.insert_before(softmax, added)
+    softmax.replace_input_with(0, added.outputs[0])
+    given = net.chance.standard_normal((3, 6, D)).astype(np.float32)
+    before = answer(model, given)
+    assert graph.fuse_attention(model) == 1 and len(of(model, "Attention")[0].inputs) == 4
+    assert np.allclose(answer(model, given), before, atol=1e-5)
+
+
 def test_weights_refer_to_the_bytes_in_safetensors(tmp_path):
     net = Net()
     x = net.input("x", [B, D])

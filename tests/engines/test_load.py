@@ -133,7 +133,7 @@ def test_versions_that_cannot_be_trusted_are_refused(artefact, engine, monkeypat
         monkeypatch.setattr(package, "__version__", before)
         with pytest.raises(ImportError, match=rf"^{engine} {before} is too old: .* \"{engine}>={oldest}\"$"):
             engines.load(artefact.folder, engine=engine)
-    for enough in (oldest, f"{oldest}.0-1-abc", "9999.0", "2026.10.0"):
+    for enough in (oldest, f"{oldest}.0-1-abc", "9999.0", "2026.10.0", "unknown", "custom_main_1.2"):
         environment.recent(engine, enough)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras[engine] == [f"{engine}>={oldest}"]

