@@ -176,8 +176,11 @@ def test_accumulated_steps_are_large_batches(tmp_path: Path) -> None:
     train(jobs[0], Train(Task(), batch_size=16, lr=1e-3))
     train(jobs[1], Train(Task(), batch_size=4, accumulate=4, lr=1e-3))
     assert length(Train(Task(), epochs=1, batch_size=4, accumulate=4), small.job(tmp_path, steps=None)) == 3
-    assert same(weights(jobs[0]), weights(jobs[1]), atol=2e-4)
-    assert not same(weights(jobs[0]), {k: v.clone() for k, v in small.model(layers=2).state_dict().items()}, atol=2e-4)
+    # Adding to every key changes no attention: those gradients are what rounding leaves, and Adam makes them large.
+    whole, parts = ({k: v for k, v in weights(job).items() if not k.endswith("key.bias")} for job in jobs)
+    assert same(whole, parts, atol=1e-4)
+    before = small.model(layers=2).state_dict()
+    assert not same(whole, {k: before[k].clone() for k in whole}, atol=1e-4)
 
 
 def test_each_step_is_told_how_far_it_is(tmp_path: Path) -> None:
