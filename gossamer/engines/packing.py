@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from gossamer.engines.texts import Facts
 from gossamer.task.kind import Read
 
-WIDTHS = (32, 64, 96, 128)  # tokens of a row; a longer text has a row of its own
-EQUAL = 384  # how wide a row is in which attention costs as much as all else; measured: 150 to 800
+WIDTHS = (32, 64, 96, 128)  # tokens of a row, or those of the longest text if it is longer
+# How wide a row is in which attention costs as much as all else.  Of MiniLM in int8 with VNNI that is 80 on ONNX
+# Runtime and 280 on OpenVINO, more of wider models and of floats; between 190 and 770 it made no difference.
+EQUAL = 384
 CALL = 64  # tokens that might have been computed in the time that a call costs
 TOKENS = 2048  # of a grid: enough to keep the processor's products large, few enough for its caches
 # Widths are multiples of the first unless that costs a tenth more than those of the second: OpenVINO prepares itself,
