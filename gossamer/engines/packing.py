@@ -135,38 +135,49 @@ def layouts(
     """
     if not lengths:
         return
-    some = sorted(lengths)[:: max(1, len(lengths) // SOME)]
+    some = lengths if len(lengths) <= SOME else sorted(lengths)[:: len(lengths) // SOME]
     less = call * len(some) / len(lengths)
-    rows = _rows(lengths, *_best(some, widths, lambda rows: _grids(rows, tokens, less)[0]))
+    width, step, rows = _best(some, widths, lambda rows: _grids(rows, tokens, less)[0])
+    if some is not lengths:
+        rows = _rounded(_filled(lengths, width), step)
     for first, after in _grids(rows, tokens, call)[1]:
         yield _layout([row for _, row in rows[first:after]], lengths, rows[first][0])
 
 
 def together(lengths: Sequence[int]) -> Layout:
     """All texts, by their lengths, in one grid, of a width that costs least."""
-    rows = _rows(lengths, *_best(lengths, WIDTHS, lambda rows: price(len(rows), rows[0][0])))
+    rows = _best(lengths, WIDTHS, lambda rows: price(len(rows), rows[0][0]))[2]
     return _layout([row for _, row in rows], lengths, rows[0][0])
 
 
-Rows = list[tuple[int, list[int]]]  # how wide each has to be, and its texts; the widest first
+Rows = list[tuple[int, list[int]]]  # tokens, and texts; the longest first
 
 
-def _best(lengths: Sequence[int], widths: Sequence[int], cost: Callable[[Rows], float]) -> tuple[int, int]:
+def _best(lengths: Sequence[int], widths: Sequence[int], cost: Callable[[Rows], float]) -> tuple[int, int, Rows]:
     """Which of the widths, or that of the longest text if it is longer, costs least, and of what it is a multiple."""
-    if len(lengths) == 1:
-        return lengths[0], 1
     longest = max(lengths)
+    if len(lengths) == 1:
+        return longest, 1, [(longest, [0])]
     among = widths if longest <= widths[-1] else [*widths, longest]
-    coarse, fine = (min((cost(_rows(lengths, width, step)), width) for width in among) for step in STEPS)
-    return (coarse[1], STEPS[0]) if coarse[0] <= DEARER * fine[0] else (fine[1], STEPS[1])
+    filled = [_filled(lengths, width) for width in among]
+    found = []
+    for step in STEPS:
+        rows = [_rounded(some, step) for some in filled]
+        costs = [cost(some) for some in rows]
+        at = costs.index(min(costs))
+        found.append((costs[at], among[at], step, rows[at]))
+    coarse, fine = found
+    return coarse[1:] if coarse[0] <= DEARER * fine[0] else fine[1:]
 
 
-def _rows(lengths: Sequence[int], width: int, step: int) -> Rows:
-    """Rows that are multiples of `step` wide; one that is alone is as wide as what it holds."""
-    made = bins(lengths, width)
-    step = 1 if len(made) == 1 else step
-    filled = [(-(-sum(lengths[i] for i in row) // step) * step, row) for row in made]
+def _filled(lengths: Sequence[int], width: int) -> Rows:
+    filled = [(sum(lengths[i] for i in row), row) for row in bins(lengths, width)]
     return sorted(filled, key=lambda one: -one[0])
+
+
+def _rounded(rows: Rows, step: int) -> Rows:
+    """Rows that are multiples of `step` wide; one that is alone is as wide as what it holds."""
+    return rows if len(rows) == 1 else [(-(-size // step) * step, row) for size, row in rows]
 
 
 def _grids(rows: Sequence[tuple[int, Any]], tokens: int, call: float) -> tuple[float, list[tuple[int, int]]]:
