@@ -105,13 +105,10 @@ def recent(package: str, has: str) -> None:
         raise ImportError(why)
 
 
-def dated(package: str, has: str | None = None) -> str:
-    """Why a version of a package is too old, and what to type; "" where it is not, or nobody can tell.
-
-    has: the version, None for the one that is installed.
-    """
-    oldest, has = OLDEST.get(package, "0.0"), has or installed(package) or ""
-    here, least = (re.match(r"(\d+)\.(\d+)", one) for one in (has, oldest))
+def dated(package: str, has: str | None) -> str:
+    """Why a version of a package is too old, and what to type; "" where it is not, or nobody can tell."""
+    oldest = OLDEST.get(package, "0.0")
+    here, least = (re.match(r"(\d+)\.(\d+)", one) for one in (has or "", oldest))
     if here is None or least is None or tuple(map(int, here.groups())) >= tuple(map(int, least.groups())):
         return ""
     return f'{package} {has} is too old: {OLD[package]}; type: pip install "{package}>={oldest}"'

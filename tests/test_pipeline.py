@@ -211,3 +211,28 @@ def test_ctrl_c_ends_with_130_and_resume_goes_on(place: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"artefact: {out}" in done.stdout and artefact.compare(out) <= 1e-6
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("bf16", "able", "faster"), [(1.0, True, False), (0.7, True, False), (0.4, True, True), (0.4, False, False)]
+)
+def test_bf16_is_taken_where_it_was_timed_to_be_faster(bf16, able, faster, monkeypatch):
+    class Clock:
+        """It goes on by what a product of the last kind takes: 1 in float32, `bf16` in bfloat16."""
+
+        now, cost = 0.0, 1.0
+
+        def ones(self, *shape, dtype):
+            self.cost = bf16 if dtype == torch.bfloat16 else 1.0
+            return torch.zeros(*shape, dtype=dtype)
+
+        def perf_counter(self):
+            self.now += self.cost
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(pipeline, "halves", lambda: able)
+    monkeypatch.setattr(torch, "ones", clock.ones)
+    monkeypatch.setattr(pipeline, "time", clock)
+    assert pipeline.faster_in_bf16.__wrapped__() is faster

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.engines.remembered import key_of, recall, remember
-from gossamer.environment import dated, halves, install
+from gossamer.environment import dated, halves, install, installed
 
 if TYPE_CHECKING:
     from gossamer.engines.predictor import Predictor
@@ -128,7 +128,7 @@ def candidates(folder: Path) -> list[str]:
 
     if not carried(folder):
         return ["torch"]
-    found = [name for name in BY_GRAPHS if not lacks(name) and not dated(name)]
+    found = [name for name in BY_GRAPHS if not lacks(name) and not dated(name, installed(name))]
     if found or not lacks("torch"):
         return found or ["torch"]
     raise ImportError(f"no engine is installed, expected openvino or onnxruntime; type: {install('onnxruntime')}")

@@ -19,7 +19,7 @@ from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, by_t
 from gossamer.engines.graphs import GRAPH
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
-from gossamer.environment import dated, install, installed
+from gossamer.environment import install, installed, recent
 from gossamer.runtime.trigrams import trigrams_of
 from gossamer.task import CausalLM, Classification, Read, Seq2Seq, Task
 
@@ -48,7 +48,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
         ValueError: the model is in another precision or on another device, the folder lacks a file, or graph and model
             differ.
         RuntimeError: neither exporter can express the model.
-        ImportError: onnx, onnxscript or onnxruntime is missing; the message says what to type.
+        ImportError: onnx, onnxscript or onnxruntime is missing or too old; the message says what to type.
     """
     folder = Path(folder)
     posed = _refuse(model, folder)
@@ -89,10 +89,9 @@ def _reads(batch: Batch) -> list[Read]:
 def _refuse(model: "PreTrainedModel", folder: Path) -> Task:
     """The model's task, if a graph can hold the model."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        if installed(package) is None:
+        if (has := installed(package)) is None:
             raise ImportError(f"writing a graph needs {package}; type: {install(package)}")
-        if why := dated(package):
-            raise ImportError(why)
+        recent(package, has)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} is on {tensor.device}, expected the CPU; type model.cpu()")

@@ -100,8 +100,9 @@ def test_attention_becomes_one_operator():
     before, nodes = answer(model, given), len(model.graph)
     assert graph.fuse_attention(model) == 2
     assert np.allclose(answer(model, given), before, atol=1e-5)
-    made = [node for node in model.graph if node.op_type == "Attention"]
-    assert len(made) == 2 and len(model.graph) == nodes - 2 * 10 and model.graph.opset_imports[""] == 23
+    assert (
+        len(of(model, "Attention")) == 2 and len(model.graph) == nodes - 2 * 10 and model.graph.opset_imports[""] == 23
+    )
     assert graph.fuse_attention(model) == 0
 
 
@@ -116,9 +117,13 @@ def test_attention_stays_spelled_out_where_somebody_looks_at_the_probabilities()
     assert graph.fuse_attention(model) == 0 and model.graph.opset_imports[""] == 20
 
 
-def spoil(model, node, **attributes):
+def of(model, kind):
+    return [node for node in model.graph if node.op_type == kind]
+
+
+def spoil(model, kind, **attributes):
     """Other attributes for the first node of a kind."""
-    [first, *_] = [one for one in model.graph if one.op_type == node]
+    first = of(model, kind)[0]
     for name, value in attributes.items():
         first.attributes[name] = ir.AttrInt64(name, value) if isinstance(value, int) else ir.AttrInt64s(name, value)
 
@@ -131,12 +136,12 @@ def spoil(model, node, **attributes):
         lambda net, model: reshaped(model, -1, [B, "other", D]),
         lambda net, model: reshaped(model, -1, ["all", D]),
         lambda net, model: reshaped(model, 0, ["windows", 3, H, D // H]),
-        lambda net, model: model.graph.outputs.append(list(of(model, "Reshape"))[-1].outputs[0]),
-        lambda net, model: scored(net, model, "Mul", np.ones((1, H, 1, 1), np.float32)),
-        lambda net, model: scored(net, model, "Mul", np.float32(-1)),
-        lambda net, model: scored(net, model, "Add", np.zeros((1, 6), np.float32)),
-        lambda net, model: scored(net, model, "Add", np.zeros((3, 1, 1, 6), np.float32)),
-        lambda net, model: scored(net, model, "Add", np.float32(1)),
+        lambda net, model: model.graph.outputs.append(of(model, "Reshape")[-1].outputs[0]),
+        lambda net, model: scored(model, "Mul", net.constant(np.ones((1, H, 1, 1), np.float32))),
+        lambda net, model: scored(model, "Mul", net.constant(np.float32(-1))),
+        lambda net, model: scored(model, "Add", net.constant(np.zeros((1, 6), np.float32))),
+        lambda net, model: scored(model, "Add", net.constant(np.zeros((3, 1, 1, 6), np.float32))),
+        lambda net, model: scored(model, "Add", net.constant(np.float32(1))),
     ],
 )
 def test_attention_stays_spelled_out_where_it_is_another(change):
@@ -147,18 +152,14 @@ def test_attention_stays_spelled_out_where_it_is_another(change):
     assert graph.fuse_attention(model) == 0 and len(model.graph) == nodes
 
 
-def of(model, kind):
-    return [node for node in model.graph if node.op_type == kind]
-
-
 def reshaped(model, which, shape):
     of(model, "Reshape")[which].outputs[0].shape = ir.Shape(shape)
 
 
-def scored(net, model, op, other):
+def scored(model, op, other):
     """Something is done to the scores before the softmax."""
     [softmax] = of(model, "Softmax")
-    node = ir.node(op, [softmax.inputs[0], net.constant(other)])
+    node = ir.node(op, [softmax.inputs[0], other])
     node.outputs[0].shape, node.outputs[0].type = softmax.inputs[0].shape, softmax.inputs[0].type
     model.graph.insert_before(softmax, node)
     softmax.replace_input_with(0, node.outputs[0])
@@ -174,12 +175,8 @@ def test_a_scale_and_a_mask_go_into_the_operator():
         shape=[B, 1, T, T],
     )
     model = net.model(attention(net, x))
-    scored(net, model, "Mul", np.float32(0.25))
-    [softmax] = of(model, "Softmax")
-    added = ir.node("Add", [softmax.inputs[0], mask])
-    added.outputs[0].shape, added.outputs[0].type = softmax.inputs[0].shape, softmax.inputs[0].type
-    model.graph.insert_before(softmax, added)
-    softmax.replace_input_with(0, added.outputs[0])
+    scored(model, "Mul", net.constant(np.float32(0.25)))
+    scored(model, "Add", mask)
     given = net.chance.standard_normal((3, 6, D)).astype(np.float32)
     before = answer(model, given)
     assert graph.fuse_attention(model) == 1 and len(of(model, "Attention")[0].inputs) == 4

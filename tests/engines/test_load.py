@@ -196,8 +196,10 @@ def test_bytes_are_added_exactly_without_vnni(artefact, engine, monkeypatch):
     monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
     assert environment.saturates()
     expected = engines.load(artefact.folder, "torch", 1).logits(TEXTS)
-    apart = engines.load(artefact.folder, engine, 1).logits(TEXTS) - expected
-    assert np.sqrt(np.mean(np.square(apart))) < artefact.written.tolerance  # which is a root mean square
+    apart = np.abs(engines.load(artefact.folder, engine, 1).logits(TEXTS) - expected)
+    if engine == "openvino":  # floats on a processor with AVX-512 add in another order: an integer or two turn
+        assert np.sqrt(np.mean(np.square(apart))) < artefact.written.tolerance  # which is a root mean square
+    assert apart.max() < artefact.written.tolerance * (1.5 if engine == "openvino" else 1)
     monkeypatch.setattr(environment.platform, "machine", lambda: "arm64")
     assert not environment.saturates()
 
