@@ -2,6 +2,8 @@
 
     python benchmarks/distillation_step.py > benchmarks/distillation_step.txt
 
+(distillation_step-avx512.txt: a processor with AVX512-BF16, but without AMX.)
+
 The embedded MiniLM teaches a copy of itself on Rotten Tomatoes; the loss reads logits and four hidden layers (CoFi's).
 Interleaved, one-thread process CPU time as well as wall time, medians and ratios; also fp32 against bf16 autocast and
 batches grouped by length against batches as they come.

@@ -65,7 +65,7 @@ def faster_in_bf16() -> bool:
     """Whether products of bfloat16 matrices are clearly faster here than those of float32.
 
     On a processor they are timed, in some hundredths of a second, where it has instructions for them: AVX512-BF16 alone
-    gains nothing (a Xeon of the fifth generation without AMX: steps of training took 1.25 to 1.6 times as long).
+    gains nothing (a step took 1.5 times as long on a Xeon without AMX: benchmarks/distillation_step-avx512.txt).
     """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())

@@ -23,13 +23,11 @@ from gossamer.engines.texts import Facts
 from gossamer.task.kind import Read
 
 WIDTHS = (32, 64, 96, 128)  # tokens of a row, or those of the longest text if it is longer
-# How wide a row is in which attention costs as much as all else.  Of MiniLM in int8 with VNNI that is 80 on ONNX
-# Runtime and 280 on OpenVINO, more of wider models and of floats; between 190 and 770 it made no difference.
-EQUAL = 384
+EQUAL = 384  # how wide a row is in which attention, in floats, costs about as much as all else, in integers
 CALL = 64  # tokens that might have been computed in the time that a call costs
 TOKENS = 2048  # of a grid: enough to keep the processor's products large, few enough for its caches
 # Widths are multiples of the first unless that costs a tenth more than those of the second: OpenVINO prepares itself,
-# some 10 ms, for each shape that is new to it.
+# some 10 ms, for each shape that is new to it (benchmarks/graphs.py).
 STEPS, DEARER = (32, 8), 1.1
 SOME = 256  # texts on which the width is chosen
 WORTH = 0.9  # packed, texts cost at most this share of what they would sorted and padded
