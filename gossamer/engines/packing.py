@@ -29,7 +29,6 @@ TOKENS = 2048  # of a grid: enough to keep the processor's products large, few e
 # Widths are multiples of the first unless that costs a tenth more than those of the second: OpenVINO prepares itself,
 # some 10 ms, for each shape that is new to it (benchmarks/graphs.py).
 STEPS, DEARER = (32, 8), 1.1
-SOME = 256  # texts on which the width is chosen
 WORTH = 0.9  # packed, texts cost at most this share of what they would sorted and padded
 
 Batch = dict[str, NDArray[Any]]
@@ -133,39 +132,34 @@ def layouts(
     """
     if not lengths:
         return
-    some = lengths if len(lengths) <= SOME else sorted(lengths)[:: len(lengths) // SOME]
-    less = call * len(some) / len(lengths)
-    width, step, rows = _best(some, widths, lambda rows: _grids(rows, tokens, less)[0])
-    if some is not lengths:
-        rows = _rounded(_filled(lengths, width), step)
+    rows = _best(lengths, widths, lambda rows: _grids(rows, tokens, call)[0])
     for first, after in _grids(rows, tokens, call)[1]:
         yield _layout([row for _, row in rows[first:after]], lengths, rows[first][0])
 
 
 def together(lengths: Sequence[int]) -> Layout:
     """All texts, by their lengths, in one grid, of a width that costs least."""
-    rows = _best(lengths, WIDTHS, lambda rows: price(len(rows), rows[0][0]))[2]
+    rows = _best(lengths, WIDTHS, lambda rows: price(len(rows), rows[0][0]))
     return _layout([row for _, row in rows], lengths, rows[0][0])
 
 
 Rows = list[tuple[int, list[int]]]  # tokens, and texts; the longest first
 
 
-def _best(lengths: Sequence[int], widths: Sequence[int], cost: Callable[[Rows], float]) -> tuple[int, int, Rows]:
-    """Which of the widths, or that of the longest text if it is longer, costs least, and of what it is a multiple."""
+def _best(lengths: Sequence[int], widths: Sequence[int], cost: Callable[[Rows], float]) -> Rows:
+    """Rows of that of the widths, or of the longest text's if it is longer, which costs least."""
     longest = max(lengths)
     if len(lengths) == 1:
-        return longest, 1, [(longest, [0])]
+        return [(longest, [0])]
     among = widths if longest <= widths[-1] else [*widths, longest]
     filled = [_filled(lengths, width) for width in among]
     found = []
     for step in STEPS:
         rows = [_rounded(some, step) for some in filled]
         costs = [cost(some) for some in rows]
-        at = costs.index(min(costs))
-        found.append((costs[at], among[at], step, rows[at]))
-    coarse, fine = found
-    return coarse[1:] if coarse[0] <= DEARER * fine[0] else fine[1:]
+        found.append((min(costs), rows[costs.index(min(costs))]))
+    (coarse, wide), (fine, narrow) = found
+    return wide if coarse <= DEARER * fine else narrow
 
 
 def _filled(lengths: Sequence[int], width: int) -> Rows:
