@@ -4,7 +4,8 @@
 
 MiniLM as benchmarks/engines.py writes it, Int8(static=True); both sides of a ratio take turns, medians.  Rows: 30
 batches of 32 texts that nobody has seen before, rows of chosen widths against rows of 128 tokens.  Attention: one text,
-and texts laid end to end, as one operator against spelled out.  Shapes: the first call with a grid's shape against
+and texts laid end to end, as one operator against spelled out.  Care: OpenVINO looks for tokens that may look at none
+in every layer, which we spare it.  Shapes: the first call with a grid's shape against
 later ones.  Use the machine for nothing else meanwhile.
 """
 
@@ -93,6 +94,18 @@ def fresh(told: argparse.Namespace, folder: Path, known: Facts, engine: str) -> 
     print(f"a new shape, ms more      {engine:12} {median(extra):8.1f}")
 
 
+def care(told: argparse.Namespace, folder: Path, known: Facts) -> None:
+    """Without OpenVINO's care for tokens that may look at none, and with it."""
+    without = openvino.program(folder / PACKED, told.threads)
+    with mock.patch.object(openvino, "_attending", lambda model: model):
+        careful = openvino.program(folder / PACKED, told.threads)
+    for width in (32, 64, 128):
+        reads = texts([width // 2] * (2048 // width))
+        batch = fill(together([width // 2] * len(reads)), reads, known)
+        a, b = turns(partial(without, batch), partial(careful, batch), told.rounds)
+        print(f"no care, rows of {width:<8} openvino     {a:8.2f} {b:8.2f} {b / a:6.2f}")
+
+
 def main() -> None:
     """Write what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,6 +125,7 @@ def main() -> None:
         rows(told, folders.static, known, engine)
         attention(told, (folders.static, spelled), known, engine)
         fresh(told, folders.static, known, engine)
+    care(told, folders.static, known)
 
 
 if __name__ == "__main__":

@@ -333,6 +333,9 @@ def predict(
     echo: Annotated[bool, typer.Option("--echo", help="Repeat the text in each answer.")] = False,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the engine; default: all cores.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="bf16: on the engine that is named; default: as it was saved.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted before.")] = False,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Ray cluster; local starts one here.")] = None,
     threshold: Annotated[
@@ -360,9 +363,12 @@ def predict(
         raise ValueError(
             "with --ray the artefact's own threshold holds; write it down first: gossamer exits ... --out DIR"
         )
+    if ray is not None and precision is not None:
+        raise ValueError("with --ray artefacts answer as they were saved; leave --precision away")
     out = outlet(output, resume=resume, force=force)
     before = out.note.get("of", {}).get("engine", "auto") if engine == "auto" else engine
-    chosen: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
+    told = {"threshold": threshold, "precision": precision}
+    chosen: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     model = load(artefact, engine=before, threads=threads, **chosen)
     columns = columns_of(model.task.kind, text, pair, None)[1:3]
     rows = Rows(source, *columns)

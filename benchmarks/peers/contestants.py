@@ -23,6 +23,7 @@ Run = Callable[[Sequence[Read]], Logits]  # one batch
 
 EAGER = "transformers eager fp32"
 ORT_INT8, OV_INT8, OV_BF16, CT2_INT8 = "ONNX Runtime int8", "OpenVINO int8", "OpenVINO bf16", "CTranslate2 int8"
+REST_BF16 = ", rest bf16"  # what an int8 model computes in floats, in bfloat16
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # as gossamer.environment spells the instructions
 INT8 = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
@@ -109,6 +110,9 @@ def peers(folders: Folders, threads: int, compiled: bool) -> Opened:
     yield "OpenVINO fp32", "fp32", simple(lambda: ov(file(files, made.OPENVINO), threads), "openvino")
     yield OV_BF16, "bf16", simple(lambda: ov(file(files, made.OPENVINO), threads, "bf16"), "openvino")
     yield OV_INT8, "int8", simple(lambda: ov(file(files, made.OPENVINO_INT8), threads), "openvino")
+    if has_bf16():
+        open_ = simple(lambda: ov(file(files, made.OPENVINO_INT8), threads, "bf16"), "openvino")
+        yield f"{OV_INT8}{REST_BF16}", "int8", open_
     yield CT2_INT8, "int8", simple(lambda: ct2(file(files, made.CTRANSLATE2), threads), "ctranslate2")
 
 
@@ -124,6 +128,13 @@ def ours(folders: Folders, threads: int, compiled: bool) -> Opened:
         yield f"gossamer {engine} int8", "int8", lambda e=engine: gossamer(folders.int8, e, threads, "saved")
         if engine != "torch":
             yield f"gossamer {engine} int8, static", "int8", lambda e=engine: gossamer(folders.static, e, threads)
+        if "bf16" in has and engine != "torch" and has_bf16():
+            for kind, at in (("", folders.int8), (", static", folders.static)):
+                yield (
+                    f"gossamer {engine} int8{kind}{REST_BF16}",
+                    "int8",
+                    lambda e=engine, at=at: gossamer(at, e, threads, "bf16"),
+                )
     if compiled:
         yield "gossamer torch fp32, compiled", "fp32", lambda: gossamer(folders.fp32, "torch", threads, compiled=True)
 

@@ -88,7 +88,7 @@ def _sides(folders: Folders, threads: int) -> tuple[dict[str, Side], dict[str, s
     for one in contestants:
         if one.predictor is not None:
             sides[one.name] = _ours(one)
-        elif one.name in PEERS:
+        elif one.name.startswith(PEERS):
             sides[one.name] = Side(lambda texts, one=one: one.ask(encoded(texts), CHUNK), encoded)  # type: ignore[misc]
     return sides, absent
 

@@ -70,13 +70,23 @@ def share(one: Figures, name: str, load: str) -> float | None:
     return median(macs / seconds / rate for seconds, rate in zip(who["seconds"][load], top, strict=False))
 
 
+def kin(one: Figures, peer: str, load: str) -> str:
+    """The fastest of a peer's settings: its name, or its name and something after a comma."""
+    laps = {
+        name: median(who["seconds"][load])
+        for name, who in one["contestants"].items()
+        if (name == peer or name.startswith(f"{peer},")) and load in who["seconds"]
+    }
+    return min(laps, key=laps.__getitem__) if laps else peer
+
+
 def rows(results: Results) -> list[Row]:
     """All that can be told."""
     return [row for goal in GOALS for row in goal(results)]
 
 
 def _against(one: Figures, load: str, peer: str, goal: float, what: str, precision: str = "int8") -> Iterator[Row]:
-    mine = best(one, load, ours=True, precision=precision)
+    mine, peer = best(one, load, ours=True, precision=precision), kin(one, peer, load)
     ratio = faster(one, peer, mine, load) if mine else None
     if ratio is not None:
         found = f"{ratio:.2f}x, by {mine}"
@@ -103,7 +113,7 @@ def single(results: Results) -> Iterator[Row]:
     """The better of two peers, p50 and p99 each for itself."""
     for one in results.get("speed", {}).values():
         who = {name: c for name, c in one["contestants"].items() if "single" in c["single"]}
-        peers = [name for name in (ORT_INT8, OV_INT8) if name in who]
+        peers = [name for name in (kin(one, peer, "single") for peer in (ORT_INT8, OV_INT8)) if name in who]
         exact = [f"{ORT_INT8}, exact kernels"] if f"{ORT_INT8}, exact kernels" in who else []
         mine = best(one, "single", ours=True)
         if not peers or not mine:
