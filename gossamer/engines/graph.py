@@ -21,7 +21,8 @@ def padded(model: ir.Model, first_position: int) -> None:
     """Turn a graph for texts laid end to end into one for padded batches, a text a row.
 
     It then reads input_ids and attention_mask (B, T), as everybody's graphs do: the mask tells the one text of a row
-    from its padding as segment numbers would, positions are counted, and a text begins where its row does.
+    from its padding as segment numbers would, positions are counted, and a text begins where its row does.  Where it
+    asks how long the texts are, there is no padding (gossamer.engines.branches).
     """
     graph = model.graph
     given = {value.name: value for value in graph.inputs}
@@ -48,7 +49,10 @@ def padded(model: ir.Model, first_position: int) -> None:
     end = put("Add", width, number(first_position), rank=0)
     positions = put("Expand", put("Range", number(first_position), end, number(1), rank=1), size, rank=2)
     firsts = put("Range", number(0), put("Mul", rows, width, rank=0), width, rank=1)
-    for name, value in (("position_ids", positions), ("firsts", firsts)):
+    told = {"position_ids": positions, "firsts": firsts}
+    if "lengths" in given:
+        told["lengths"] = put("Expand", width, size, rank=2)
+    for name, value in told.items():
         given[name].replace_all_uses_with(value)
         graph.inputs.remove(given[name])
 
@@ -219,13 +223,13 @@ def apart(model: ir.Model) -> int:
     on a name that it has rewritten already.
     """
     added = 0
-    for value in list(model.graph.initializers.values()):
+    for graph, value in _weights(model):
         uses = [use for use in value.uses() if use.node.op_type == "MatMulIntegerToFloat" and use.idx == 1]
         for use in uses[1:]:
             added += 1
             name = f"{value.name}.again_{added}"
             again = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
-            model.graph.register_initializer(again)
+            graph.register_initializer(again)
             use.node.replace_input_with(use.idx, again)
     return added
 
@@ -236,19 +240,26 @@ def share(model: ir.Model, folder: Path) -> tuple[int, int]:
     A weight that the graph has transposed is shared too: ONNX Runtime turns it around once, when it loads.
     """
     places: dict[tuple[ir.DataType | None, bytes], Stored] = {}
-    lengths = {value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None}
+    weights = list(_weights(model))
+    lengths = {value.const_value.nbytes for _, value in weights if value.const_value is not None}
     for place in stored(folder):
         if place.length in lengths and place.length >= SMALL:
             places.setdefault((place.dtype, place.digest()), place)
     shared = own = 0
-    for value in list(model.graph.initializers.values()):
+    for graph, value in weights:
         tensor = value.const_value
         assert tensor is not None
-        if not _refer(model.graph, value, tensor, places):
+        if not _refer(graph, value, tensor, places):
             own += tensor.nbytes
         else:
             shared += tensor.nbytes
     return shared, own
+
+
+def _weights(model: ir.Model) -> list[tuple[ir.Graph, ir.Value]]:
+    """All that are stored with a model's graphs."""
+    graphs = [graph for graph in model.graphs() if isinstance(graph, ir.Graph)]
+    return [(graph, value) for graph in graphs for value in graph.initializers.values()]
 
 
 def _refer(

@@ -4,28 +4,31 @@ Needs neither torch nor transformers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.course import Answer, Program, through
-from gossamer.engines.predictor import Batch, Predictor
-from gossamer.engines.texts import decoder, facts, reader
+from gossamer.engines.predictor import Batch, Pack, Predictor, pad
+from gossamer.engines.texts import Facts, decoder, facts, reader
 from gossamer.runtime.manifest import check
 from gossamer.task import Read
 
 GRAPH = "model.onnx"  # for padded batches
 PACKED = "packed.onnx"  # for texts laid end to end
 STAGES = "stage-*.onnx"  # the same in pieces, where the way depends on the text
+ALONE = "alone.onnx"  # these in one, for one text at a time
 
 Open = Callable[[Path], Program]
 
 
 def carried(folder: Path) -> list[Path]:
     """The graphs that a folder carries, [] where it has to be run by torch."""
-    plain = [folder / name for name in (GRAPH, PACKED) if (folder / name).is_file()]
+    plain = [folder / name for name in (GRAPH, PACKED, ALONE) if (folder / name).is_file()]
     return plain + sorted(folder.glob(STAGES))
 
 
@@ -43,8 +46,7 @@ def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: 
     read, decode = reader(folder, known, alone=alone), decoder(folder)
     stages = sorted(folder.glob(STAGES))
     if stages:
-        programs = [opened(file) for file in stages]
-        return Predictor(name, known, read, None, decode=decode, pack=lambda reads: through(programs, reads, known))
+        return Predictor(name, known, read, None, decode=decode, pack=_staged(folder, stages, opened, known))
     plain, wanted = opened(folder / GRAPH), known.task.outputs
 
     def run(batch: Batch) -> list[NDArray[Any]]:
@@ -59,6 +61,28 @@ def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: 
         return through([packed], reads, known)
 
     return Predictor(name, known, read, run, decode=decode, pack=pack)
+
+
+def _staged(folder: Path, stages: Sequence[Path], opened: Open, known: Facts) -> Pack:
+    """A text alone goes through one graph, if there is one; others through the stages.  Each is opened when needed."""
+    programs = [Late(partial(opened, file)) for file in stages]
+    alone = Late(lambda: opened(folder / ALONE)) if (folder / ALONE).is_file() else None
+
+    def pack(reads: Sequence[Read]) -> Iterator[Answer]:
+        if alone is None or len(reads) > 1:
+            return through(programs, reads, known)
+        return iter([(0, single(alone, reads[0], known))])
+
+    return pack
+
+
+def single(alone: Program, read: Read, known: Facts) -> list[NDArray[Any]]:
+    """The outputs for one text, by the graph for texts alone."""
+    batch: dict[str, NDArray[Any]] = {**pad([read], known)}
+    if known.threshold is not None:
+        batch["threshold"] = np.array(known.threshold, np.float32)
+    said = alone(batch)
+    return [said[name] for name in known.task.outputs]
 
 
 class Late:

@@ -1,7 +1,7 @@
 """Writing the graphs for texts laid end to end: one, or a stage after each place where texts or tokens may leave."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.course import NEXT, Program, lengths, through
+from gossamer.engines.course import NEXT, Answer, lengths, through
 from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, put, quietly
-from gossamer.engines.graphs import PACKED, STAGES
+from gossamer.engines.graphs import ALONE, PACKED, STAGES, single
 from gossamer.engines.packing import Layout, fill, layouts
 from gossamer.engines.predictor import pad
 from gossamer.engines.texts import Facts
@@ -54,9 +54,32 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
             partial, more, less = open_.enter_context(put(made, folder, name))
             files.append(partial)
             shared, own = shared + more, own + less
-        difference, agreement = _compare(model, [program(file, 1) for file in files], known, reads, tolerance)
+        ready = [program(file, 1) for file in files]
+        difference, agreement = _compare(model, through(ready, reads, known), known, reads, tolerance, len(ready) > 1)
     packed = tuple(folder / name for name in names)
+    if len(packed) > 1 and known.task.per_text:
+        try:
+            _write_alone(model, packed, known, reads, tolerance)
+        except Exception as error:  # stages answer a text alone as well, only slower
+            log.warning("no graph for one text at a time: %s", str(error).strip()[:300])
     return Graph(packed[0], difference, tolerance, agreement, shared, own, packed)
+
+
+def _write_alone(
+    model: "PreTrainedModel", stages: Sequence[Path], known: Facts, reads: list[Read], tolerance: float
+) -> None:
+    """Write alone.onnx beside the stages that are in it."""
+    import onnx_ir as ir
+
+    from gossamer.engines import branches, graph
+    from gossamer.engines.onnxruntime import program
+
+    made = branches.alone([ir.load(file) for file in stages], known.task.outputs)
+    graph.padded(made, known.first_position)
+    with put(made, stages[0].parent, ALONE) as (partial, _, _):
+        answering = program(partial, 1)
+        found = ((i, single(answering, read, known)) for i, read in enumerate(reads))
+        _compare(model, found, known, reads, tolerance, True)
 
 
 def padded(packed: Path, known: Facts) -> "ir.Model":
@@ -122,9 +145,9 @@ def _export(way: Any, batch: dict[str, "Tensor"], said: list[str]) -> "ir.Model"
 
 
 def _compare(
-    model: "PreTrainedModel", programs: list[Program], known: Facts, reads: list[Read], tolerance: float
+    model: "PreTrainedModel", said: Iterable[Answer], known: Facts, reads: list[Read], tolerance: float, walks: bool
 ) -> tuple[float, float]:
-    """How far the answers of graphs and model are apart, and the share of equal ones.
+    """How far the answers of graphs and model are apart, and the share of equal ones.  walks: the way may part.
 
     Raises:
         ValueError: too far.
@@ -132,10 +155,10 @@ def _compare(
     names = list(known.task.outputs)
     wanted = [_one(answers(model, pad([read], known), names)) for read in reads]
     found: list[NDArray[Any]] = [np.empty(0)] * len(reads)
-    for i, outputs in through(programs, reads, known):
+    for i, outputs in said:
         found[i] = _one(outputs)
     apart = np.array([np.sqrt(np.mean(np.square(a - b))) for a, b in zip(found, wanted, strict=True)])
-    if len(programs) > 1:
+    if walks:
         apart = np.sort(apart)[: len(apart) - int(OTHERWISE * len(apart))]
     difference = float(np.sqrt(np.mean(np.square(apart))))
     log.info("answers of packed graph and model differ by %.1e (at most %.1e)", difference, tolerance)

@@ -21,7 +21,15 @@ from .manifest import FORMAT, check, seal, too_new
 
 MODEL_TYPE = "gossamer"
 WRONG = "{} does not hold the weights that its config describes"
-DERIVED = ("model.onnx", "packed.onnx", "stage-*.onnx", "probe.safetensors", "report.json", "manifest.json")
+DERIVED = (
+    "model.onnx",
+    "packed.onnx",
+    "stage-*.onnx",
+    "alone.onnx",
+    "probe.safetensors",
+    "report.json",
+    "manifest.json",
+)
 OURS = ("gossamer", "gossamer_format", "base_model_type", "auto_map")
 TASKS = (
     "AutoModel",

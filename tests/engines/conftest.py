@@ -94,3 +94,44 @@ def artefact(tmp_path_factory, save, rounded, tokenizer):
     third.intermediate.dense = LowRank(32, 8, 64)
     folder = save(rounded(model), tmp_path_factory.mktemp("artefact"))
     return SimpleNamespace(model=model, folder=folder, written=export.write(model, tokenizer, folder))
+
+
+def walked(kind, layers=3):
+    """A BERT whose texts stop at different layers and lose tokens, or both."""
+    import tiny
+    import torch
+
+    from gossamer import walking
+    from gossamer.runtime import walks
+
+    torch.manual_seed(0)
+    model = tiny.build("bert", "classes", num_hidden_layers=layers).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3 * (weight.dim() > 1))
+    if "exits" in kind:
+        walking.walk(model, tiny.patience(["bert.pooler"], layers, 32, 3, 1))
+    if "tokens" in kind:
+        walking.walk(model, walks.TokenThreshold(layers, 0.06, length=20))
+    return model
+
+
+@pytest.fixture(scope="session", params=["exits", "tokens", "exits and tokens"])
+def dynamic(request, tmp_path_factory, save, tokenizer):
+    """An artefact with such a way; its model, and what was written."""
+    from gossamer.engines import export
+
+    model = walked(request.param)
+    folder = save(model, tmp_path_factory.mktemp("dynamic"))
+    written = export.write(model, tokenizer, folder)
+    return SimpleNamespace(kind=request.param, model=model, folder=folder, written=written)
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Some of no, one and up to fifty words."""
+    import numpy as np
+
+    chance = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(26)]
+    return ["", "w1", *(" ".join(chance.choice(words, n)) for n in chance.integers(1, 50, 40))]

@@ -1,49 +1,12 @@
 """Ways that depend on the text, in stages: who is done leaves, what is dropped is gone, and nobody else notices."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from gossamer.engines import ENGINES, course, export, load
+from gossamer.engines import ENGINES, course, load
 
 ON_GRAPHS = [engine for engine in ENGINES if engine != "torch"]
-DEPTH = 3
-
-
-def walked(kind):
-    """A BERT whose texts stop at different layers and lose tokens, or both."""
-    import tiny
-    import torch
-
-    from gossamer import walking
-    from gossamer.runtime import walks
-
-    torch.manual_seed(0)
-    model = tiny.build("bert", "classes", num_hidden_layers=DEPTH).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.3 * (weight.dim() > 1))
-    if "exits" in kind:
-        walking.walk(model, tiny.patience(["bert.pooler"], DEPTH, 32, 3, 1))
-    if "tokens" in kind:
-        walking.walk(model, walks.TokenThreshold(DEPTH, 0.06, length=20))
-    return model
-
-
-@pytest.fixture(scope="module", params=["exits", "tokens", "exits and tokens"])
-def dynamic(request, tmp_path_factory, save, tokenizer):
-    model = walked(request.param)
-    folder = save(model, tmp_path_factory.mktemp("dynamic"))
-    written = export.write(model, tokenizer, folder)
-    return SimpleNamespace(kind=request.param, model=model, folder=folder, written=written)
-
-
-@pytest.fixture(scope="module")
-def texts():
-    chance = np.random.default_rng(0)
-    words = [f"w{i}" for i in range(26)]
-    return ["", "w1", *(" ".join(chance.choice(words, n)) for n in chance.integers(1, 50, 40))]
+DEPTH = 3  # layers of `dynamic`
 
 
 def test_a_stage_for_each_place_where_somebody_may_leave(dynamic):

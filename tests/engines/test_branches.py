@@ -1,0 +1,97 @@
+"""One graph for one text: its answers are those of the stages, and what it does not need is not computed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from gossamer.engines import ENGINES, graphs, load
+from gossamer.engines.texts import facts
+
+ON_GRAPHS = [engine for engine in ENGINES if engine != "torch"]
+
+
+def products(graph):
+    """How many matrix products a graph holds, without its branches."""
+    return sum(node.op_type in ("MatMul", "Gemm", "Attention") for node in graph)
+
+
+def branches(graph):
+    """The two sides of each If on the way to the end."""
+    for node in graph:
+        if node.op_type == "If":
+            ready, rest = (node.attributes[name].as_graph() for name in ("then_branch", "else_branch"))
+            yield ready, rest
+            yield from branches(rest)
+
+
+def stages(folder):
+    return [ir.load(file).graph for file in sorted(folder.glob(graphs.STAGES))]
+
+
+def test_a_text_that_has_its_answer_takes_a_branch_with_nothing_in_it(dynamic):
+    whole, parts = ir.load(dynamic.folder / graphs.ALONE).graph, stages(dynamic.folder)
+    found = list(branches(whole))
+    assert len(found) == sum("done" in [value.name for value in part.outputs] for part in parts)
+    assert all(products(ready) == 0 and products(rest) > 0 for ready, rest in found)
+    assert products(whole) + sum(products(rest) for _, rest in found) == sum(map(products, parts))
+
+
+@pytest.mark.parametrize("engine", ON_GRAPHS)
+def test_it_answers_as_the_stages_do(dynamic, texts, engine, tmp_path):
+    together = load(dynamic.folder, engine).logits(texts)
+    found = np.concatenate([load(dynamic.folder, engine).logits([text]) for text in texts[:4]])
+    predictor = load(dynamic.folder, engine)
+    found = np.concatenate([found, *(predictor.logits([text]) for text in texts[4:])])
+    assert np.abs(found - together).max() < 1e-4
+
+
+def ran(folder, predictor, text, tmp_path):
+    """How many products were computed for a text."""
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(folder / graphs.ALONE), options, providers=["CPUExecutionProvider"])
+
+    def program(batch):
+        names = [one.name for one in session.get_outputs()]
+        return dict(zip(names, session.run(names, {k.name: batch[k.name] for k in session.get_inputs()}), strict=True))
+
+    [read] = predictor.reads([text])
+    said = graphs.single(program, read, predictor.facts)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    kernels = [one for one in events if one.get("cat") == "Node" and one["name"].endswith("_kernel_time")]
+    return said, sum(one["args"]["op_name"] in ("MatMul", "Gemm", "Attention") for one in kernels)
+
+
+def test_what_it_does_not_need_is_not_computed(dynamic, texts, tmp_path):
+    if "exits" not in dynamic.kind:
+        pytest.skip("every layer is needed where nobody has an answer before the end")
+    whole = ir.load(dynamic.folder / graphs.ALONE).graph
+    until = np.cumsum([products(whole), *(products(rest) for _, rest in branches(whole))])
+    predictor = load(dynamic.folder, "onnxruntime")
+    counts = {ran(dynamic.folder, predictor, text, tmp_path)[1] for text in texts[:12]}
+    assert counts <= set(until.tolist()) and len(counts) > 1, "some texts leave at an exit, others go on"
+
+
+@pytest.mark.parametrize("engine", ON_GRAPHS)
+def test_the_threshold_is_the_callers(dynamic, texts, engine):
+    if "exits" not in dynamic.kind:
+        pytest.skip("there is no threshold without exits")
+    never, always = (load(dynamic.folder, engine, threshold=one) for one in (1e6, -1e6))
+    one, other = (np.concatenate([model.logits([text]) for text in texts]) for model in (never, always))
+    assert np.abs(one - never.logits(texts)).max() < 1e-4 and np.abs(other - always.logits(texts)).max() < 1e-4
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_artefacts_without_it_answer_by_their_stages(dynamic, texts, tmp_path):
+    import shutil
+
+    older = shutil.copytree(dynamic.folder, tmp_path / "older")
+    (older / graphs.ALONE).unlink()
+    assert facts(older).task.per_text
+    expected = load(dynamic.folder, "onnxruntime").logits(texts[:3])
+    assert np.abs(load(older, "onnxruntime").logits(texts[:1]) - expected[:1]).max() < 1e-5
