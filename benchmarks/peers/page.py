@@ -18,6 +18,7 @@ from .shapes import SHAPES, SKEWED
 
 Results = Mapping[str, Mapping[str, Any]]
 HEADS = ["texts/s", "real tokens/s", "x eager", "x ONNX Runtime int8", "x best int8 peer", "share of the limit"]
+WAYS = {"alone": "one at a time", "arrival": "arrival", "sorted": "at once"}
 FEWEST = 3  # rounds that say anything
 QUIET = 0.1  # cores that others may take
 TOLD = ["logits differ, max (mean)", "labels the same"]
@@ -280,7 +281,10 @@ def less_work(results: Results) -> str:
             whole, laps = one["seconds"][f"gossamer {engine} int8, whole"], one["seconds"][name]
             ideal = one["ideal"][kind]
             cells = [_bold(f"gossamer {engine} int8"), kind, f"{ideal:.2f}"]
-            for load in ("arrival", "sorted"):
+            for load in WAYS:
+                if load not in whole:
+                    cells += ["-", "-"]
+                    continue
                 ratio = median(a / b for a, b in zip(whole[load], laps[load], strict=True))
                 cells += [f"{ratio:.2f}", _percent(ratio / ideal)]
             for other in (EAGER, ORT_INT8, OV_INT8):
@@ -289,7 +293,7 @@ def less_work(results: Results) -> str:
                     _times(median(a / b for a, b in zip(found, laps["arrival"], strict=True)) if found else None)
                 )
             lines.append(cells)
-        heads = ["", "work", "ideal", "arrival", "of the ideal", "at once", "of the ideal"]
+        heads = ["", "work", "ideal", *(head for load in WAYS.values() for head in (load, "of the ideal"))]
         heads += [f"arrival, x {other}" for other in (EAGER, ORT_INT8, OV_INT8)]
         about = (
             f"The {one['texts']['texts']} skewed texts; how many times as fast as the same engine with the whole "
