@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.engines.packing import CALL, Layout, fill, layouts, together
+from gossamer.engines.packing import CALL, WIDTHS, Layout, fill, layouts, together
 from gossamer.engines.texts import Facts
 from gossamer.task.kind import Read
 
@@ -133,11 +133,14 @@ def closer(
     the N tokens each is, in a row (N',).
     """
     left_of = np.bincount(layout.owners[left], minlength=len(layout.texts))[going]
-    new = together(left_of.tolist())
+    width = layout.shape[1]
+    new = together(left_of.tolist(), [one for one in WIDTHS if one <= width] or [width])
     starts = np.cumsum(left_of) - left_of
     order = starts[new.texts][new.owners] + new.within  # from the old row of what is left to the new one
     stood = np.flatnonzero(left)[order]
-    states = new.spread(layout.collect(x)[stood], 0)
+    source = np.full(new.shape, layout.places[0])  # what padding is does not matter, so it is some token
+    source.reshape(-1)[new.places] = layout.places[stood]
+    states = x.reshape(-1, x.shape[-1]).take(source, axis=0, mode="clip")  # in one pass
     chosen = np.flatnonzero(going)[new.texts]
     return (
         Layout(layout.texts[chosen], new.rows, new.columns, new.lengths, new.shape),

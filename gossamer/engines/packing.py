@@ -137,9 +137,9 @@ def layouts(
         yield _layout([row for _, row in rows[first:after]], lengths, rows[first][0])
 
 
-def together(lengths: Sequence[int]) -> Layout:
-    """All texts, by their lengths, in one grid, of a width that costs least."""
-    rows = _best(lengths, WIDTHS, lambda rows: price(len(rows), rows[0][0]))
+def together(lengths: Sequence[int], widths: Sequence[int] = WIDTHS) -> Layout:
+    """All texts, by their lengths, in one grid, of that width which costs least; see `layouts`."""
+    rows = _best(lengths, widths, lambda rows: price(len(rows), rows[0][0]))
     return _layout([row for _, row in rows], lengths, rows[0][0])
 
 
