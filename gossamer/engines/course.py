@@ -140,7 +140,7 @@ def closer(
     stood = np.flatnonzero(left)[order]
     source = np.full(new.shape, layout.places[0])  # what padding is does not matter, so it is some token
     source.reshape(-1)[new.places] = layout.places[stood]
-    states = x.reshape(-1, x.shape[-1]).take(source, axis=0, mode="clip")  # in one pass
+    states = x.reshape(-1, *x.shape[2:]).take(source, axis=0, mode="clip")  # in one pass
     chosen = np.flatnonzero(going)[new.texts]
     return (
         Layout(layout.texts[chosen], new.rows, new.columns, new.lengths, new.shape),
