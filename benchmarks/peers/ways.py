@@ -23,7 +23,7 @@ from gossamer.walking import walk
 
 from . import speed
 from .contestants import Contestant, gossamer, opened
-from .shapes import Folders, described, once, rounded, stamp, texts
+from .shapes import Folders, bounded, described, once, stamp, texts
 
 # Shares of the texts that leave after these layers; half the depth on average.
 EXITS: dict[int, dict[int, float]] = {6: {1: 0.4, 3: 0.2, 4: 0.2, 6: 0.2}, 12: {3: 0.4, 6: 0.3, 9: 0.2, 12: 0.1}}
@@ -105,7 +105,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
 
 def place(folders: Folders, kind: str) -> Path:
     """The artefact of a kind."""
-    return folders.int8 if kind == "whole" else folders.root / f"int8-{kind.replace(' ', '-')}"
+    return folders.static if kind == "whole" else folders.root / f"static-{kind.replace(' ', '-')}"
 
 
 def write(folders: Folders, reads: Sequence[Read]) -> dict[str, float]:
@@ -142,7 +142,7 @@ def _artefact(plain: Path, kind: str, reads: Sequence[Read], part: Path) -> None
     model = deepcopy(artefact.load(plain)).eval()
     if kind in ("half", "all"):
         _halve(model)
-    rounded(model)
+    bounded(model)
     walking = deepcopy(model)
     if "exits" in kind or kind == "all":
         walk(walking, Scored(model.config.hidden_size, model.config.num_hidden_layers))
