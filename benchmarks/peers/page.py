@@ -299,8 +299,8 @@ def less_work(results: Results) -> str:
             f"The {one['texts']['texts']} skewed texts; how many times as fast as the same engine with the whole "
             "model. Exits: half the depth on average. Tokens: every other one goes in the middle of the third layer. "
             "Half: half of all heads and neurons. All: the three together. Ideal: by multiply-accumulates of linear "
-            "layers, what the head does not read of the last layer left out. Ours are `Int8(static=True)`. Who leaves "
-            "is made up, so this is about engines, not about accuracy."
+            "layers, what the head does not read of the last layer left out. Ours are "
+            f"`{one.get('rounding', 'Int8()')}`. Who leaves is made up, so this is about engines, not about accuracy."
         )
         parts.append(f"## Less work a text, {SHAPES[shape]}\n\n{fill(about, 120)}\n\n{table(heads, lines)}")
     return "\n\n".join(parts)

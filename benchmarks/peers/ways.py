@@ -30,6 +30,7 @@ EXITS: dict[int, dict[int, float]] = {6: {1: 0.4, 3: 0.2, 4: 0.2, 6: 0.2}, 12: {
 HALVES = 3  # the layer in which every other token goes
 KINDS = ("whole", "exits", "tokens", "exits and tokens", "half", "all")
 ENGINES = ("onnxruntime", "openvino")
+ROUNDING = "Int8(static=True)"  # of ours
 PEERS = ("ONNX Runtime int8", "OpenVINO int8")
 
 
@@ -97,6 +98,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         "shape": shape,
         "texts": described(asked.skewed),
         "ideal": ideal,
+        "rounding": ROUNDING,
         "rounds": notes,
         "absent": absent | failed,
         "seconds": {name: speed.passes(found) for name, found in laps.items() if name not in failed},

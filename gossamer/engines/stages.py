@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read], tolerance: float) -> Graph:
-    """Write packed.onnx, or stage-00.onnx and so on.
+    """Write packed.onnx, or stage-00.onnx and so on, and alone.onnx for one text at a time.
 
     reads: texts on which graphs and model are compared.  tolerance: how far their answers may be apart, root mean
     square.
