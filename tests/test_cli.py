@@ -341,7 +341,7 @@ def test_measure(fake: Fake, tmp_path: Path) -> None:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """An engine that answers with the length of the text, and remembers how it was called."""
-    seen = SimpleNamespace(loaded=[], windows=[])
+    seen = SimpleNamespace(loaded=[], windows=[], more={})
 
     def answers(reads: Any, texts: list[str], pairs: list[str] | None, batch_size: int) -> list[int]:
         seen.windows.append((len(texts), pairs, batch_size))
@@ -352,8 +352,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def told(answer: int) -> dict[str, Any]:
         return {"label": "long" if answer > 3 else "short", "score": 0.5}
 
-    def load(folder: str, engine: str = "auto", threads: int | None = None) -> SimpleNamespace:
+    def load(folder: str, engine: str = "auto", threads: int | None = None, **more: Any) -> SimpleNamespace:
         seen.loaded.append((folder, engine, threads))
+        seen.more = more
         task = SimpleNamespace(kind="text-classification", told=told)
         name = "fast" if engine == "auto" else engine
         return SimpleNamespace(name=name, task=task, reads=lambda texts, pairs: [None] * len(texts), answers=answers)
@@ -413,6 +414,20 @@ def test_a_prediction_that_fails_later_goes_on_when_what_is_wrong_was_mended(
     assert [n for n, *_ in engine.windows] == [14] and kept not in again.stderr
     assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["long"] * 101 + ["short"] * 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.txt", "out.jsonl"]
+
+
+def test_predict_takes_a_precision(engine: SimpleNamespace, tmp_path: Path) -> None:
+    given, out = tmp_path / "given.txt", tmp_path / "out.jsonl"
+    given.write_text("good\n" * 100 + "bad\n")
+    args = ["predict", "folder", "--input", str(given), "--output", str(out), "--batch-size", "1"]
+    run(*args, "--engine", "openvino", "--precision", "bf16")
+    assert engine.more == {"precision": "bf16"}
+    other = run(*args, "--resume")
+    assert other.exit_code == 1 and "another run" in other.stderr, "answers of another precision"
+    refused = run("predict", "folder", "--ray", "local", "--precision", "bf16", stdin="a\n")
+    assert refused.exit_code == 1 and "with --ray artefacts answer as they were saved" in refused.stderr
+    run("predict", "folder", stdin="a\n")
+    assert engine.more == {}
 
 
 def test_there_is_nothing_to_resume_on_a_stream(engine: SimpleNamespace) -> None:
