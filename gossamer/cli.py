@@ -363,10 +363,13 @@ def predict(
         raise ValueError(
             "with --ray the artefact's own threshold holds; write it down first: gossamer exits ... --out DIR"
         )
+    precision = None if precision == "saved" else precision
     if ray is not None and precision is not None:
         raise ValueError("with --ray artefacts answer as they were saved; leave --precision away")
     out = outlet(output, resume=resume, force=force)
     before = out.note.get("of", {}).get("engine", "auto") if engine == "auto" else engine
+    if before == "auto" and precision is not None:
+        raise ValueError(f"--precision {precision} is asked of an engine; type --engine openvino (or torch)")
     told = {"threshold": threshold, "precision": precision}
     chosen: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     model = load(artefact, engine=before, threads=threads, **chosen)

@@ -70,14 +70,20 @@ def share(one: Figures, name: str, load: str) -> float | None:
     return median(macs / seconds / rate for seconds, rate in zip(who["seconds"][load], top, strict=False))
 
 
-def kin(one: Figures, peer: str, load: str) -> str:
-    """The fastest of a peer's settings: its name, or its name and something after a comma."""
-    laps = {
-        name: median(who["seconds"][load])
-        for name, who in one["contestants"].items()
-        if (name == peer or name.startswith(f"{peer},")) and load in who["seconds"]
-    }
+def kin(seconds: Mapping[str, Mapping[str, Any]], peer: str, load: str) -> str:
+    """The fastest of a peer's settings: its name, or its name and something after a comma.  seconds: by name, load."""
+    laps = {name: median(found[load]) for name, found in seconds.items() if of(peer, name) and load in found}
     return min(laps, key=laps.__getitem__) if laps else peer
+
+
+def of(peer: str, name: str) -> bool:
+    """Whether a name is one of a peer's settings."""
+    return name == peer or name.startswith(f"{peer},")
+
+
+def seconds(one: Figures) -> dict[str, Mapping[str, Any]]:
+    """Of each contestant, by load."""
+    return {name: who["seconds"] for name, who in one["contestants"].items()}
 
 
 def rows(results: Results) -> list[Row]:
@@ -86,7 +92,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def _against(one: Figures, load: str, peer: str, goal: float, what: str, precision: str = "int8") -> Iterator[Row]:
-    mine, peer = best(one, load, ours=True, precision=precision), kin(one, peer, load)
+    mine, peer = best(one, load, ours=True, precision=precision), kin(seconds(one), peer, load)
     ratio = faster(one, peer, mine, load) if mine else None
     if ratio is not None:
         found = f"{ratio:.2f}x, by {mine}"
@@ -113,7 +119,7 @@ def single(results: Results) -> Iterator[Row]:
     """The better of two peers, p50 and p99 each for itself."""
     for one in results.get("speed", {}).values():
         who = {name: c for name, c in one["contestants"].items() if "single" in c["single"]}
-        peers = [name for name in (kin(one, peer, "single") for peer in (ORT_INT8, OV_INT8)) if name in who]
+        peers = [name for name in who if of(ORT_INT8, name) or of(OV_INT8, name)]
         exact = [f"{ORT_INT8}, exact kernels"] if f"{ORT_INT8}, exact kernels" in who else []
         mine = best(one, "single", ours=True)
         if not peers or not mine:
@@ -188,7 +194,8 @@ def less_work(results: Results) -> Iterator[Row]:
                 found = f"{100 * shares[name]:.0f} %, by {name}"
                 what = f"{SHAPES[shape]}: {kind}, of the ideal ratio"
                 yield Row(what, f"{100 * share_:.0f} %", found, shares[name] >= share_)
-        for peer, goal in ALL.get(shape, ()):
+        for rival, goal in ALL.get(shape, ()):
+            peer = kin(one["seconds"], rival, "arrival")
             ratios = {
                 name: median(a / b for a, b in zip(laps[peer], mine, strict=True))
                 for name, mine in laps.items()

@@ -288,7 +288,7 @@ def less_work(results: Results) -> str:
                 ratio = median(a / b for a, b in zip(whole[load], laps[load], strict=True))
                 cells += [f"{ratio:.2f}", _percent(ratio / ideal)]
             for other in (EAGER, ORT_INT8, OV_INT8):
-                found = one["seconds"].get(other, {}).get("arrival", [])
+                found = one["seconds"].get(goals.kin(one["seconds"], other, "arrival"), {}).get("arrival", [])
                 cells.append(
                     _times(median(a / b for a, b in zip(found, laps["arrival"], strict=True)) if found else None)
                 )

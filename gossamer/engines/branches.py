@@ -24,14 +24,19 @@ def alone(stages: Sequence[ir.Model], outputs: Sequence[str]) -> ir.Model:
     """
     graphs = [_own(model.graph, f"{i}.") for i, model in enumerate(stages)]
     if any("keep" in graph.meta["said"] for graph in graphs):
+        answers = {graph.meta["said"].get(name) for graph in graphs for name in ("logits", *outputs)}
         for value in [value for graph in graphs for node in graph for value in node.outputs]:
-            value.shape = None  # a width is not everywhere the same one
+            if value not in answers:
+                value.shape = None  # a width is not everywhere the same one
     first = graphs[0]
     known = {value.name or "": value for value in first.inputs}
     found = _onward(first, known, graphs[1:], outputs)
     first.outputs[:] = found
     for value, name in zip(found, outputs, strict=True):
         value.name = name
+    for value in first.inputs:
+        if value.shape is not None and len(value.shape):
+            value.shape = ir.Shape([1, *value.shape[1:]])
     made = ir.Model(first, ir_version=stages[0].ir_version, producer_name=stages[0].producer_name)
     made.opset_imports.update(
         {d: max(one.opset_imports.get(d, 0) for one in stages) for one in stages for d in one.opset_imports}
@@ -69,9 +74,11 @@ def _onward(graph: ir.Graph, known: Values, rest: Sequence[ir.Graph], outputs: S
         return _onward(_after(graph, following, given), given, rest[1:], outputs)
     _bind(following, given)
     following.outputs[:] = _onward(following, given, rest[1:], outputs)
-    answered = _node("Identity", f"{said['logits'].name}.ready", [said["logits"]])
+    answered = _node("Identity", f"{said['logits'].name}.ready", said["logits"], [said["logits"]])
     ready = ir.Graph([], answered.outputs, nodes=[answered], name=f"{following.name}.ready")
-    asked = _node("If", f"{said['done'].name}.answer", [said["done"]], then_branch=ready, else_branch=following)
+    asked = _node(
+        "If", f"{said['done'].name}.answer", said["logits"], [said["done"]], then_branch=ready, else_branch=following
+    )
     graph.append(asked)
     return list(asked.outputs)
 
@@ -81,19 +88,22 @@ def _left(graph: ir.Graph, keep: ir.Value, grids: Values) -> dict[str, ir.Value]
     row = ir.Value(name=f"{keep.name}.row", const_value=ir.tensor(np.array([-1])))
     row.shape, row.dtype = ir.Shape([1]), ir.DataType.INT64
     graph.register_initializer(row)
-    which = _node("Reshape", f"{keep.name}.which", [keep, row])
+    which = _node("Reshape", f"{keep.name}.which", keep, [keep, row])
     graph.append(which)
     found = {}
     for name, value in grids.items():
-        made = _node("Compress", f"{keep.name}.{name}", [value, which.outputs[0]], axis=1)
+        made = _node("Compress", f"{keep.name}.{name}", value, [value, which.outputs[0]], axis=1)
         graph.append(made)
         found[name] = made.outputs[0]
     return found
 
 
-def _node(op: str, name: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Node:
+def _node(op: str, name: str, like: ir.Value, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Node:
+    """A node whose output is of a value's type, and of its shape where that is the value passed on."""
     made = ir.node(op, inputs, attributes=attributes, name=name)
-    made.outputs[0].name = name  # or it is called like one of another branch
+    out = made.outputs[0]
+    out.name, out.type = name, like.type  # unnamed, it would be called like one of another branch
+    out.shape = like.shape if op in ("If", "Identity") else None
     return made
 
 

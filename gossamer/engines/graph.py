@@ -67,7 +67,7 @@ def stretch(model: ir.Model, begin: Sequence[str], end: Sequence[str], before: s
         ValueError: more is needed than `begin`.
     """
     _one_shape(model.graph)
-    part = ir.convenience.extract(model.graph, begin, end)
+    part = ir.convenience.extract(model.graph, [_source(model.graph, name) for name in begin], end)
     found = ir.Model(part, ir_version=model.ir_version, producer_name=model.producer_name)
     common.OutputFixPass()(found)  # what is handed on as it came
     for value, name in zip(part.inputs, begin, strict=True):
@@ -75,6 +75,14 @@ def stretch(model: ir.Model, begin: Sequence[str], end: Sequence[str], before: s
     for value, name in zip(part.outputs, end, strict=True):
         value.name = name.removeprefix(after)
     return found
+
+
+def _source(graph: ir.Graph, name: str) -> str:
+    """What a value of this name is an Identity of: who comes later may read either."""
+    value = next((one for node in graph for one in node.outputs if one.name == name), None)
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Identity":
+        value = node.inputs[0]
+    return name if value is None or value.name is None else value.name
 
 
 def _one_shape(graph: ir.Graph) -> None:

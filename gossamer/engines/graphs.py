@@ -4,10 +4,9 @@ Needs neither torch nor transformers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ STAGES = "stage-*.onnx"  # the same in pieces, where the way depends on the text
 ALONE = "alone.onnx"  # these in one, for one text at a time
 
 Open = Callable[[Path], Program]
+Opened = TypeVar("Opened")
 
 
 def carried(folder: Path) -> list[Path]:
@@ -55,23 +55,23 @@ def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: 
 
     if not (folder / PACKED).is_file():
         return Predictor(name, known, read, run, decode=decode)
-    packed = Late(lambda: opened(folder / PACKED))
+    packed = Late(lambda: [opened(folder / PACKED)])
 
     def pack(reads: Sequence[Read]) -> Iterator[Answer]:
-        return through([packed], reads, known)
+        return through(packed(), reads, known)
 
     return Predictor(name, known, read, run, decode=decode, pack=pack)
 
 
 def _staged(folder: Path, stages: Sequence[Path], opened: Open, known: Facts) -> Pack:
-    """A text alone goes through one graph, if there is one; others through the stages.  Each is opened when needed."""
-    programs = [Late(partial(opened, file)) for file in stages]
+    """A text alone goes through one graph, if there is one; others through the stages.  Both are opened when needed."""
+    programs = Late(lambda: [opened(file) for file in stages])
     alone = Late(lambda: opened(folder / ALONE)) if (folder / ALONE).is_file() else None
 
     def pack(reads: Sequence[Read]) -> Iterator[Answer]:
-        if alone is None or len(reads) > 1:
-            return through(programs, reads, known)
-        return iter([(0, single(alone, reads[0], known))])
+        if alone is None or len(reads) != 1:
+            return through(programs(), reads, known)
+        return iter([(0, single(alone(), reads[0], known))])
 
     return pack
 
@@ -85,15 +85,16 @@ def single(alone: Program, read: Read, known: Facts) -> list[NDArray[Any]]:
     return [said[name] for name in known.task.outputs]
 
 
-class Late:
-    """A program that is opened when it is first run: a graph for batches costs who asks one by one nothing."""
+class Late(Generic[Opened]):
+    """Something that is opened when it is first asked for: a graph for batches costs who asks one by one nothing."""
 
-    def __init__(self, opened: Callable[[], Program]) -> None:
+    def __init__(self, opened: Callable[[], Opened]) -> None:
         self.opened, self.turn = opened, Lock()
-        self.program: Program | None = None
+        self.found: Opened | None = None
 
-    def __call__(self, batch: Any) -> dict[str, NDArray[Any]]:
-        """Run it."""
+    def __call__(self) -> Opened:
+        """What was opened."""
         with self.turn:
-            self.program = self.program or self.opened()
-        return self.program(batch)
+            if self.found is None:
+                self.found = self.opened()
+        return self.found

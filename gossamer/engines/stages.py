@@ -42,6 +42,7 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
     from gossamer.engines import graph, narrowing
     from gossamer.engines.onnxruntime import program
 
+    (folder / ALONE).unlink(missing_ok=True)  # of other stages
     programs = _programs(model, known, reads)
     if known.task.per_text:
         narrowing.narrow_firsts(programs[-1], "firsts")
@@ -59,7 +60,7 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
     packed = tuple(folder / name for name in names)
     if len(packed) > 1 and known.task.per_text:
         try:
-            _write_alone(model, packed, known, reads, tolerance)
+            own += _write_alone(model, packed, known, reads, tolerance)
         except Exception as error:  # stages answer a text alone as well, only slower
             log.warning("no graph for one text at a time: %s", str(error).strip()[:300])
     return Graph(packed[0], difference, tolerance, agreement, shared, own, packed)
@@ -67,8 +68,8 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
 
 def _write_alone(
     model: "PreTrainedModel", stages: Sequence[Path], known: Facts, reads: list[Read], tolerance: float
-) -> None:
-    """Write alone.onnx beside the stages that are in it."""
+) -> int:
+    """Write alone.onnx beside the stages that are in it; the bytes of its own weights."""
     import onnx_ir as ir
 
     from gossamer.engines import branches, graph
@@ -76,10 +77,11 @@ def _write_alone(
 
     made = branches.alone([ir.load(file) for file in stages], known.task.outputs)
     graph.padded(made, known.first_position)
-    with put(made, stages[0].parent, ALONE) as (partial, _, _):
+    with put(made, stages[0].parent, ALONE) as (partial, _, own):
         answering = program(partial, 1)
         found = ((i, single(answering, read, known)) for i, read in enumerate(reads))
         _compare(model, found, known, reads, tolerance, True)
+    return own
 
 
 def padded(packed: Path, known: Facts) -> "ir.Model":
@@ -161,7 +163,7 @@ def _compare(
     if walks:
         apart = np.sort(apart)[: len(apart) - int(OTHERWISE * len(apart))]
     difference = float(np.sqrt(np.mean(np.square(apart))))
-    log.info("answers of packed graph and model differ by %.1e (at most %.1e)", difference, tolerance)
+    log.info("answers of graph and model differ by %.1e (at most %.1e)", difference, tolerance)
     if not difference <= tolerance:
         raise ValueError(f"its answers differ from the model's by {difference:.1e}, expected at most {tolerance:.1e}")
     same = [bool((a.argmax(-1) == b.argmax(-1)).all()) for a, b in zip(found, wanted, strict=True)]

@@ -96,7 +96,13 @@ def artefact(tmp_path_factory, save, rounded, tokenizer):
     return SimpleNamespace(model=model, folder=folder, written=export.write(model, tokenizer, folder))
 
 
-def walked(kind, layers=3):
+@pytest.fixture(scope="session")
+def walked():
+    """A function of a kind and how many layers: the model."""
+    return walking_model
+
+
+def walking_model(kind, layers=3):
     """A BERT whose texts stop at different layers and lose tokens, or both."""
     import tiny
     import torch
@@ -121,7 +127,7 @@ def dynamic(request, tmp_path_factory, save, tokenizer):
     """An artefact with such a way; its model, and what was written."""
     from gossamer.engines import export
 
-    model = walked(request.param)
+    model = walking_model(request.param)
     folder = save(model, tmp_path_factory.mktemp("dynamic"))
     written = export.write(model, tokenizer, folder)
     return SimpleNamespace(kind=request.param, model=model, folder=folder, written=written)

@@ -95,3 +95,44 @@ def test_artefacts_without_it_answer_by_their_stages(dynamic, texts, tmp_path):
     assert facts(older).task.per_text
     expected = load(dynamic.folder, "onnxruntime").logits(texts[:3])
     assert np.abs(load(older, "onnxruntime").logits(texts[:1]) - expected[:1]).max() < 1e-5
+
+
+def test_whoever_opens_it_sees_that_it_is_for_one_text(dynamic):
+    import onnx
+
+    onnx.checker.check_model(str(dynamic.folder / graphs.ALONE))
+    whole = ir.load(dynamic.folder / graphs.ALONE).graph
+    assert {value.shape[0] for value in whole.inputs if value.shape} == {1}
+    assert [len(value.shape) for value in whole.outputs] == [2]
+
+
+def test_nobody_asked_has_no_answers(dynamic):
+    assert list(load(dynamic.folder, "onnxruntime").answers([], [])) == []
+
+
+@pytest.mark.parametrize("engine", ON_GRAPHS)
+def test_memory_goes_through_stages_that_do_not_change_it(engine, walked, save, tokenizer, texts, tmp_path):
+    from gossamer.engines import export, torch
+
+    folder = save(walked("exits and tokens", 4), tmp_path / "four")
+    export.write(walked("exits and tokens", 4), tokenizer, folder)
+    expected = torch.load(folder).logits(texts[:12])
+    predictor = load(folder, engine)
+    assert np.abs(predictor.logits(texts[:12]) - expected).max() < 1e-4
+    assert np.abs(np.concatenate([predictor.logits([text]) for text in texts[:12]]) - expected).max() < 1e-4
+
+
+def test_care_is_taken_away_from_graphs_of_ours_alone(dynamic, tmp_path):
+    import shutil
+
+    from gossamer.engines import openvino
+
+    opened = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "_attending", lambda model: opened.append(model) or model)
+        openvino.program(dynamic.folder / graphs.ALONE)
+        assert not opened, "a folder without our manifest may hold anybody's graph"
+        ours = shutil.copytree(dynamic.folder, tmp_path / "ours")
+        (ours / "manifest.json").write_text("{}")
+        openvino.program(ours / graphs.ALONE)
+    assert len(opened) == 1

@@ -7,7 +7,7 @@ import pytest
 
 from gossamer import artefact
 from gossamer.engines import ENGINES, export, load
-from gossamer.engines.graphs import carried
+from gossamer.engines.graphs import ALONE, carried
 from tests import small
 
 TEXTS = [" ".join(f"w{(7 * i + j * j) % 90}" for j in range(1 + 3 * i % 25)) for i in range(24)]
@@ -45,6 +45,7 @@ def made(request, tmp_path_factory, tokenizer):
 
 def test_every_method_has_graphs_for_packed_texts(made):
     assert carried(made.folder) and made.written.packed
+    assert (made.folder / ALONE).is_file() == (len(made.written.packed) > 1), "stages have a graph for one text alone"
     most = 50_000 if made.name == "TernaryBERT" else 20_000  # two bits are written out as bytes in graphs
     assert made.written.own < most, "the weights are those of model.safetensors"
 
