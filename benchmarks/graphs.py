@@ -5,8 +5,8 @@
 MiniLM as benchmarks/engines.py writes it, Int8(static=True); both sides of a ratio take turns, medians.  Rows: 30
 batches of 32 texts that nobody has seen before, rows of chosen widths against rows of 128 tokens.  Attention: one text,
 and texts laid end to end, as one operator against spelled out.  Care: OpenVINO looks for tokens that may look at none
-in every layer, which we spare it.  Shapes: the first call with a grid's shape against
-later ones.  Use the machine for nothing else meanwhile.
+in every layer, which we spare it.  Shapes: the first call with a grid's shape against later ones.  Use the machine for
+nothing else meanwhile.
 """
 
 import argparse

@@ -6,7 +6,7 @@ does what would be a call, and a look at its results, for each stage.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -17,20 +17,27 @@ GRID = ("x", "segments", "position_ids", "lengths")  # what a stage has of each 
 Values = Mapping[str, ir.Value]
 
 
+class Part(NamedTuple):
+    """A stage's graph, and what it ends in, by name."""
+
+    graph: ir.Graph
+    said: Values
+
+
 def alone(stages: Sequence[ir.Model], outputs: Sequence[str]) -> ir.Model:
     """The stages in one graph, for a text in a row of its own; they are used up.
 
     It reads what the first stage reads, and answers with the task's outputs, or the answer of an exit.
     """
-    graphs = [_own(model.graph, f"{i}.") for i, model in enumerate(stages)]
-    if any("keep" in graph.meta["said"] for graph in graphs):
-        answers = {graph.meta["said"].get(name) for graph in graphs for name in ("logits", *outputs)}
-        for value in [value for graph in graphs for node in graph for value in node.outputs]:
+    parts = [_part(model.graph, f"{i}.") for i, model in enumerate(stages)]
+    if any("keep" in part.said for part in parts):
+        answers = {part.said.get(name) for part in parts for name in ("logits", *outputs)}
+        for value in [value for part in parts for node in part.graph for value in node.outputs]:
             if value not in answers:
                 value.shape = None  # a width is not everywhere the same one
-    first = graphs[0]
+    first = parts[0].graph
     known = {value.name or "": value for value in first.inputs}
-    found = _onward(first, known, graphs[1:], outputs)
+    found = _onward(*parts[0], known, parts[1:], outputs)
     first.outputs[:] = found
     for value, name in zip(found, outputs, strict=True):
         value.name = name
@@ -38,42 +45,42 @@ def alone(stages: Sequence[ir.Model], outputs: Sequence[str]) -> ir.Model:
         if value.shape is not None and len(value.shape):
             value.shape = ir.Shape([1, *value.shape[1:]])
     made = ir.Model(first, ir_version=stages[0].ir_version, producer_name=stages[0].producer_name)
-    made.opset_imports.update(
-        {d: max(one.opset_imports.get(d, 0) for one in stages) for one in stages for d in one.opset_imports}
-    )
+    for domain in {domain for one in stages for domain in one.opset_imports}:
+        made.opset_imports[domain] = max(one.opset_imports.get(domain, 0) for one in stages)
     return made
 
 
-def _own(graph: ir.Graph, prefix: str) -> ir.Graph:
-    """The graph, with names that no other has, but for what it reads and answers."""
-    kept = set(graph.inputs)
-    graph.meta["said"] = {value.name: value for value in graph.outputs}
-    inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
-    for value in inner:
-        if value not in kept:
-            value.name = f"{prefix}{value.name}"
+def _part(graph: ir.Graph, prefix: str) -> Part:
+    """The stage, with names that no other has; what it reads and says is known by the old ones."""
+    said = {value.name or "": value for value in graph.outputs}
+    for value in [value for node in graph for value in node.outputs] + list(graph.initializers.values()):
+        value.name = f"{prefix}{value.name}"
     for node in graph:
         node.name = f"{prefix}{node.name}"
-    return graph
+    return Part(graph, said)
 
 
-def _onward(graph: ir.Graph, known: Values, rest: Sequence[ir.Graph], outputs: Sequence[str]) -> list[ir.Value]:
+def _onward(
+    graph: ir.Graph, said: Values, known: Values, rest: Sequence[Part], outputs: Sequence[str]
+) -> list[ir.Value]:
     """From the end of a stage, at the end of `graph`, through the rest; the answers, as values of `graph`.
 
-    known: what the stage was given.
+    said: what the stage ends in; known: what it was given.
     """
-    said: Mapping[str, ir.Value] = graph.meta.pop("said")
     if not rest:
         return [said[name] for name in outputs]
     handed = {name.removeprefix(NEXT): value for name, value in said.items() if name.startswith(NEXT)}
     given = {**known, **handed}
     if "keep" in said:
         given |= _left(graph, said["keep"], {name: given[name] for name in GRID if name in given})
-    following = rest[0]
+    following, then = rest[0]
+    for value in list(following.inputs):
+        value.replace_all_uses_with(given[value.name or ""])
+    following.inputs.clear()
     if "done" not in said:
-        return _onward(_after(graph, following, given), given, rest[1:], outputs)
-    _bind(following, given)
-    following.outputs[:] = _onward(following, given, rest[1:], outputs)
+        _append(graph, following)
+        return _onward(graph, then, given, rest[1:], outputs)
+    following.outputs[:] = _onward(following, then, given, rest[1:], outputs)
     answered = _node("Identity", f"{said['logits'].name}.ready", said["logits"], [said["logits"]])
     ready = ir.Graph([], answered.outputs, nodes=[answered], name=f"{following.name}.ready")
     asked = _node(
@@ -107,17 +114,8 @@ def _node(op: str, name: str, like: ir.Value, inputs: Sequence[ir.Value], **attr
     return made
 
 
-def _bind(graph: ir.Graph, given: Values) -> None:
-    """Let a graph read what is around it, in place of its inputs."""
-    for value in list(graph.inputs):
-        value.replace_all_uses_with(given[value.name or ""])
-    graph.inputs.clear()
-
-
-def _after(graph: ir.Graph, following: ir.Graph, given: Values) -> ir.Graph:
-    """`graph`, and behind it what follows."""
-    said = following.meta["said"]
-    _bind(following, given)
+def _append(graph: ir.Graph, following: ir.Graph) -> None:
+    """Let `graph` go on with what follows."""
     for value in list(following.initializers.values()):
         following.initializers.pop(value.name or "")
         graph.register_initializer(value)
@@ -125,5 +123,3 @@ def _after(graph: ir.Graph, following: ir.Graph, given: Values) -> ir.Graph:
     following.outputs.clear()
     following.remove(nodes)
     graph.extend(nodes)
-    graph.meta["said"] = said
-    return graph

@@ -64,21 +64,18 @@ def program(graph: Path, threads: int | None = None, precision: str = "saved") -
 def _attending(model: Any) -> Any:
     """The model without OpenVINO's care for tokens that may look at none: in graphs of ours none is masked by -inf.
 
-    It costs a pass over what every layer attended to, 3 % of an int8 encoder (benchmarks/graphs.py).
+    It costs a pass over what every layer attended to, some per cent at most (benchmarks/graphs.py).
     """
     for node in model.get_ops():
         if node.get_type_name() == "If":
             for branch in (0, 1):
                 _attending(node.get_function(branch))
-        if node.get_type_name() == "Select" and node.input_value(0).get_node().get_type_name() == "IsNaN":
-            attended = node.input_value(2)
-            if node.input_value(0).get_node().input_value(0) == attended and _attends(attended):
+        if node.get_type_name() == "Select":
+            asked, attended = node.input_value(0).get_node(), node.input_value(2)
+            kinds = [one.get_type_name() for one in (asked, attended.get_node())]
+            if kinds == ["IsNaN", "ScaledDotProductAttention"] and asked.input_value(0) == attended:
                 node.output(0).replace(attended)
     return model
-
-
-def _attends(value: Any) -> bool:
-    return bool(value.get_node().get_type_name() == "ScaledDotProductAttention")
 
 
 @cache
