@@ -128,7 +128,7 @@ def timed(sides: Sides, engines: Sequence[str], options: argparse.Namespace) -> 
             reads = reads or predictor.reads(asked(options))
             who.append(contestants.Contestant(f"{engine} {name}", "saved", ask, predictor))
     loads = [
-        speed.Load("1", "one text at a time", lambda turn: [[one] for one in reads], size=1),
+        speed.Load("1", "one text at a time", lambda turn: [[one] for one in reads], 1, warm=speed.lengths(reads)),
         speed.Load("32", f"batches of {CHUNK} in the order of arrival", lambda turn: batches(reads), size=CHUNK),
     ]
     laps, notes, _ = speed.rounds(who, loads, [], options.rounds, failed)

@@ -21,16 +21,18 @@ from .shapes import Folders, Texts, say
 REST = 0.05  # seconds before a turn: the threads of the one before come to rest
 CHUNK = 32  # texts in a batch
 FEW = 8  # texts of the call that begins a turn and does not count
+SINGLES, BATCHES = 10, 2  # calls of a turn: the clock wanders within a minute, so turns are short
 TICKS = os.sysconf("SC_CLK_TCK")
 TOOLS = ("nncf", "ctranslate2")  # beside those that gossamer.environment knows
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked in one turn.
+    """What is asked in one round.
 
     calls(r): the calls of round r, the texts of each.  size: how many texts at once at most.  low: only those with
-    less than fp32 take part.  rounds: at most so many; None: all.
+    less than fp32 take part.  rounds: at most so many; None: all.  warm: what does not count before all rounds, of
+    texts asked alone every length, which OpenVINO prepares itself for; None: the first call.
     """
 
     name: str
@@ -39,6 +41,14 @@ class Load:
     size: int = CHUNK
     low: bool = False
     rounds: int | None = None
+    warm: list[list[Read]] | None = None
+
+    def turns(self, turn: int) -> list[list[list[Read]]]:
+        """The calls of a round, -1 for the one that warms up, as many at a time as make a turn."""
+        if turn < 0:
+            return [self.calls(0)[:1] if self.warm is None else self.warm]
+        calls, long = self.calls(turn), SINGLES if self.size == 1 else BATCHES
+        return [calls[at : at + long] for at in range(0, len(calls), long)]
 
     def takes(self, one: Contestant, turn: int) -> bool:
         """Whether a contestant is asked in this round; -1 is the one that warms up."""
@@ -56,7 +66,7 @@ def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
 
     arrived = [some[at : at + CHUNK] for at in range(0, len(some), CHUNK)]
     found = [
-        Load("single", "batch 1, skewed", alone, size=1),
+        Load("single", "batch 1, skewed", alone, size=1, warm=lengths(some)),
         Load("single-128", "batch 1, 128 tokens", lambda turn: [[one] for one in texts.fixed[:4]], size=1),
         Load("arrival", f"batches of {CHUNK} in the order of arrival, skewed", lambda turn: arrived),
         Load("sorted", f"{len(some)} texts at once, in batches of {CHUNK}, skewed", lambda turn: [some]),
@@ -64,6 +74,11 @@ def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
         Load("bulk", f"{len(texts.bulk)} texts at once, skewed", lambda turn: [texts.bulk], low=True, rounds=bulk),
     ]
     return found if bulk else found[:-1]
+
+
+def lengths(reads: Sequence[Read]) -> list[list[Read]]:
+    """One text of each length, each as a call."""
+    return [[one] for one in {len(one.ids): one for one in reads}.values()]
 
 
 def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
@@ -189,9 +204,7 @@ def rounds(
         top: dict[int, float] = {}
         with watched() as note, uncollected():
             for load in asked:
-                for one in _rotated(contestants, turn):
-                    if one.name not in failed and load.takes(one, turn):
-                        _turn(one, load, turn, laps, failed)
+                _asked(load, contestants, turn, laps, failed)
                 for at, gemm in enumerate(gemms):
                     time.sleep(REST)
                     top[at] = max(top.get(at, 0.0), gemm.rate(limit.REPEATS))
@@ -209,23 +222,31 @@ def _rotated(contestants: Sequence[Contestant], turn: int) -> list[Contestant]:
     return [*contestants[shift:], *contestants[:shift]]
 
 
-def _turn(one: Contestant, load: Load, turn: int, laps: Laps, failed: dict[str, str]) -> None:
-    calls = load.calls(max(turn, 0))
-    if turn < 0:
-        calls = calls[:1]
-    try:
-        time.sleep(REST)
-        one.ask(calls[0][:FEW], load.size)
-        found = []
-        for call in calls:
-            began = time.perf_counter()
-            one.ask(call, load.size)
-            found.append(time.perf_counter() - began)
-    except Exception as error:
-        failed[one.name] = _why(error)
-        return
-    if turn >= 0:
-        laps[one.name][load.name].append(found)
+def _asked(load: Load, contestants: Sequence[Contestant], turn: int, laps: Laps, failed: dict[str, str]) -> None:
+    """A round of one load: some calls of it to everybody, then the next ones; who begins changes."""
+    took: dict[str, list[float]] = {}
+    for number, calls in enumerate(load.turns(turn)):
+        for one in _rotated(contestants, turn + number):
+            if one.name not in failed and load.takes(one, turn):
+                try:
+                    took.setdefault(one.name, []).extend(_turn(one, calls, load.size))
+                except Exception as error:
+                    failed[one.name] = _why(error)
+    for name, seconds in took.items():
+        if turn >= 0 and name not in failed:
+            laps[name][load.name].append(seconds)
+
+
+def _turn(one: Contestant, calls: Sequence[list[Read]], size: int) -> list[float]:
+    """Seconds of each call."""
+    time.sleep(REST)
+    one.ask(calls[0][:FEW], size)
+    found = []
+    for call in calls:
+        began = time.perf_counter()
+        one.ask(call, size)
+        found.append(time.perf_counter() - began)
+    return found
 
 
 def passes(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:

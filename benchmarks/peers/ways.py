@@ -92,7 +92,15 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
             ask, predictor = gossamer(place(folders, kind), engine, options.threads)
             contestants.append(Contestant(f"gossamer {engine} int8, {kind}", "int8", ask, predictor))
     loads = [one for one in speed.loads(asked, 1, 0) if one.name in ("arrival", "sorted")]
-    loads.append(speed.Load("alone", "one text at a time", lambda turn: [[one] for one in asked.skewed], size=1))
+    loads.append(
+        speed.Load(
+            "alone",
+            "one text at a time",
+            lambda turn: [[one] for one in asked.skewed],
+            size=1,
+            warm=speed.lengths(asked.skewed),
+        )
+    )
     laps, notes, _ = speed.rounds(contestants, loads, [], options.rounds, failed)
     return {
         "shape": shape,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gossamer.engines.course import Answer, Program, through
 from gossamer.engines.predictor import Batch, Pack, Predictor, pad
 from gossamer.engines.texts import Facts, decoder, facts, reader
-from gossamer.runtime.manifest import check
+from gossamer.runtime.manifest import checked
 from gossamer.task import Read
 
 GRAPH = "model.onnx"  # for padded batches
@@ -41,7 +41,11 @@ def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: 
     Raises:
         ValueError: the folder's files are damaged, it has no exits, or the engine cannot read a graph.
     """
-    check(folder)
+    with checked(folder):
+        return _by(name, folder, opened, alone, threshold)
+
+
+def _by(name: str, folder: Path, opened: Open, alone: bool, threshold: float | None) -> Predictor:
     known = facts(folder, threshold)
     read, decode = reader(folder, known, alone=alone), decoder(folder)
     stages = sorted(folder.glob(STAGES))

@@ -2,10 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from threading import Thread
 
 FORMAT = 1  # raised when an older reader could not read what we write; every older format keeps its reader
 MANIFEST = "manifest.json"
+NUMBERS = ".safetensors"  # whoever reads a damaged one gets other numbers, and no other trouble
+AT_ONCE = 2**25  # bytes: other threads run meanwhile, and no more than these are held
 
 
 def too_new(folder: object, found: int) -> str:
@@ -18,8 +24,13 @@ def too_new(folder: object, found: int) -> str:
 
 def digest(file: Path) -> str:
     """The sha256 of a file's content."""
+    found = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        size = stream.seek(0, 2)
+        for start in range(0, size, AT_ONCE):
+            with mmap(stream.fileno(), min(AT_ONCE, size - start), access=ACCESS_READ, offset=start) as part:
+                found.update(part)
+    return found.hexdigest()
 
 
 def seal(folder: Path) -> None:
@@ -35,18 +46,56 @@ def check(folder: Path) -> None:
     Raises:
         ValueError: a file is missing or differs, or the artefact has a newer format than this version reads.
     """
+    _compare(folder, _listed(folder).items())
+
+
+@contextmanager
+def checked(folder: Path) -> Iterator[None]:
+    """Inside the block, an artefact is being opened, whose weights are compared meanwhile and all else before.
+
+    Raises:
+        ValueError: as `check` does, whatever the block raises.
+    """
+    files = _listed(folder)
+    weights = {name: expected for name, expected in files.items() if name.endswith(NUMBERS)}
+    _compare(folder, [one for one in files.items() if one[0] not in weights])
+    trouble: list[Exception] = []
+
+    def compare() -> None:
+        try:
+            _compare(folder, weights.items())
+        except Exception as error:  # whatever it is, it is for who waits below
+            trouble.append(error)
+
+    aside = Thread(target=compare)
+    aside.start()
+    try:
+        yield
+    finally:
+        aside.join()
+        if trouble:
+            raise trouble[0]
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The sha256 of each file by the manifest, {} where there is none; none of them is missing."""
     if not (folder / MANIFEST).is_file():
-        return
+        return {}
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, found = manifest["files"].items(), int(manifest["format"])
+        files, found = dict(manifest["files"].items()), int(manifest["format"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged ({error}); copy it again from its source") from error
     if found > FORMAT:
         raise ValueError(too_new(folder, found))
-    for name, expected in files:
+    for name in files:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} lacks {name}, which its manifest lists; copy it again from its source")
+    return files
+
+
+def _compare(folder: Path, files: Iterable[tuple[str, str]]) -> None:
+    for name, expected in files:
         if name.endswith(".md"):
             continue  # people edit model cards
         if digest(folder / name) != expected:

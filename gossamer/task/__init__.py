@@ -2,11 +2,11 @@
 
 A task configures the model's head, turns texts into token ids and those into padded batches, makes answers of what the
 model puts out, and scores them.  Methods and recipes do not change with the task.
+
+What only scoring needs is imported when something is scored: a process that predicts starts without it.
 """
 
 from typing import TYPE_CHECKING, Any
-
-from gossamer.formats import unknown
 
 from .answering import QuestionAnswering
 from .classification import Classification
@@ -68,6 +68,8 @@ def named(kind: str) -> type[Task]:
     """
     found = {task.kind: task for task in TASKS}
     if kind not in found:
+        from gossamer.formats import unknown
+
         raise unknown(kind)
     return found[kind]
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.metrics.passages import exact, token_f1
-
 from .kind import Decode, Example, Read, Said, Task
 
 if TYPE_CHECKING:
@@ -122,6 +120,8 @@ class QuestionAnswering(Task):
 
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
         """SQuAD's F1 of each question (of words, the best over the right answers), and one."""
+        from gossamer.metrics.passages import token_f1
+
         both = zip(answers, labels, strict=True)
         found = [(token_f1(one["answer"], [text for text, _ in label]), 1.0) for one, label in both]
         return np.array(found, dtype=np.float64).reshape(-1, 2)
@@ -132,6 +132,8 @@ class QuestionAnswering(Task):
 
     def right(self, answers: Any, labels: Any) -> NDArray[np.int64]:
         """SQuAD's exact match."""
+        from gossamer.metrics.passages import exact
+
         both = zip(answers, labels, strict=True)
         return np.array([exact(one["answer"], [text for text, _ in label]) for one, label in both], dtype=np.int64)
 

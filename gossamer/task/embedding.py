@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.metrics.correlation import correlation, ranks
-
 from .kind import Decode, Example, Read, Said, Task
 
 if TYPE_CHECKING:
@@ -95,6 +93,8 @@ class SentenceEmbedding(Task):
 
     def score(self, answers: Any, labels: Any) -> float:
         """Spearman's rank correlation of cosines and labels."""
+        from gossamer.metrics.correlation import correlation, ranks
+
         return correlation(ranks(np.asarray(answers).reshape(-1)), ranks(labels))
 
     def fits(self, split: "Split") -> None:

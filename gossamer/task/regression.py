@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.metrics.correlation import correlation
-
 from .classification import labelled, one_each
 from .kind import Example, Read, Said, Task
 
@@ -53,4 +51,6 @@ class Regression(Task):
 
     def score(self, answers: NDArray[Any], labels: NDArray[Any]) -> float:
         """Pearson's correlation of answers and labels; not a number where either is the same for all examples."""
+        from gossamer.metrics.correlation import correlation
+
         return correlation(np.asarray(answers).reshape(-1), labels)

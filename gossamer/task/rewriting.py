@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.metrics.overlap import chrf_counts, chrf_of
-
 from .kind import IGNORED, Decode, Example, Read, Said, Task
 from .reading import as_it_was
 from .tagging import per_token
@@ -78,11 +76,15 @@ class Seq2Seq(Task):
 
     def tally(self, answers: Any, labels: Any) -> NDArray[np.float64]:
         """Of each text what chrF2 counts (Popović, WMT 2015)."""
+        from gossamer.metrics.overlap import chrf_counts
+
         rows = [chrf_counts(a, b).reshape(-1) for a, b in zip(answers, labels, strict=True)]
         return np.array(rows, dtype=np.float64)
 
     def of_tally(self, sums: NDArray[np.float64]) -> float:
         """chrF2, in [0, 1]."""
+        from gossamer.metrics.overlap import chrf_of
+
         return chrf_of(sums.reshape(-1, 3))
 
     def same(self, first: Any, second: Any) -> NDArray[np.bool_]:

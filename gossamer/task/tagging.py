@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.metrics.spans import span_scores
-
 from .classification import head
 from .kind import IGNORED, Example, Flat, Read, Said, Task
 
@@ -108,6 +106,8 @@ class TokenClassification(Task):
         if not self.chunked:
             right, flat = self.right(answers, labels), self.flat(answers, labels)
             return np.stack([np.bincount(flat.owners, w, len(answers)) for w in (right, np.ones(len(right)))], 1)
+        from gossamer.metrics.spans import span_scores
+
         rows = []
         for one, label in zip(answers, labels, strict=True):
             found = span_scores([self._tags(one)], [[self.labels[i] for i in label]]) if len(label) else None
