@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import made, shapes
-from .contestants import Ask, file, gossamer, ort, ov, overflows, sorting
+from .contestants import REST_BF16, Ask, file, gossamer, has_bf16, ort, ov, overflows, sorting
 from .shapes import Folders, say
 
 SHAPES = ("minilm",)
@@ -54,10 +54,10 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
 
 
 def _sides(own: Folders, tuned: Path, calibration: Any, threads: int) -> dict[str, Callable[[], Ask]]:
-    def ours(folder: Path, engine: str, change: Callable[[Any], None]) -> Callable[[], Ask]:
+    def ours(folder: Path, engine: str, change: Callable[[Any], None], precision: str = "saved") -> Callable[[], Ask]:
         def open_() -> Ask:
             shapes.once(folder, shapes.stamp(), partial(shapes.artefact_of, tuned, change=change))
-            return gossamer(folder, engine, threads)[0]
+            return gossamer(folder, engine, threads, precision)[0]
 
         return open_
 
@@ -76,11 +76,17 @@ def _sides(own: Folders, tuned: Path, calibration: Any, threads: int) -> dict[st
     for name, (folder, change) in kinds.items():
         for engine in ("onnxruntime", "openvino"):
             found[f"gossamer {engine} {name}"] = ours(folder, engine, change)
+        if has_bf16():
+            found[f"gossamer openvino {name}{REST_BF16}"] = ours(folder, "openvino", change, "bf16")
     files = own.peers
     found["ONNX Runtime int8"] = lambda: sorting(ort(file(files, made.ONNX_INT8), threads))
     if overflows():
         exact = {"threads": threads, "exact": True}
         found["ONNX Runtime int8, exact kernels"] = lambda: sorting(ort(file(files, made.ONNX_INT8), **exact))
     found["OpenVINO int8 (NNCF)"] = lambda: sorting(ov(file(files, made.OPENVINO_INT8), threads))
+    if has_bf16():
+        found[f"OpenVINO int8 (NNCF){REST_BF16}"] = lambda: sorting(
+            ov(file(files, made.OPENVINO_INT8), threads, "bf16")
+        )
     found["OpenVINO int8 (NNCF without SmoothQuant)"] = lambda: sorting(ov(file(files, made.OPENVINO_UNEVEN), threads))
     return found

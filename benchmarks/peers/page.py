@@ -319,8 +319,8 @@ def rounding(results: Results) -> str:
         told = [f"{100 * side['accuracy']:.2f} %", f"{100 * side['same']:.2f} %", f"{side['mean']:.4f}"]
         lines.append([_bold(name), *told])
     about = (
-        f"MiniLM fine-tuned on Rotten Tomatoes (`make demo`), its {one['texts']:,} test texts. Static bounds, NNCF's "
-        "and gossamer's, were found on 256 training texts."
+        f"MiniLM fine-tuned on Rotten Tomatoes (`--tuned`; `make demo` leaves one), its {one['texts']:,} test texts. "
+        "Static bounds, NNCF's and gossamer's, were found on 256 training texts."
     )
     heads = ["", "accuracy", "labels as in fp32", "logits differ, mean"]
     return f"## What rounding changes\n\n{fill(about, 120)}\n\n{table(heads, lines)}"
