@@ -5,11 +5,13 @@
 MiniLM as benchmarks/engines.py writes it, Int8(static=True); both sides of a ratio take turns, medians.  Rows: 30
 batches of 32 texts that nobody has seen before, rows of chosen widths against rows of 128 tokens.  Attention: one text,
 and texts laid end to end, as one operator against spelled out.  Care: OpenVINO looks for tokens that may look at none
-in every layer, which we spare it.  Shapes: the first call with a grid's shape against later ones.  Use the machine for
+in every layer, which we spare it.  Shapes: the first call with a grid's shape against later ones.  Tags: a tagger whose
+tokens leave on the way (LTP), one text at a time, by the one graph for it against the stages.  Use the machine for
 nothing else meanwhile.
 """
 
 import argparse
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,17 +22,19 @@ from unittest import mock
 import numpy as np
 from peers.shapes import Folders, artefact_of, bounded, once, stamp, write
 
-from gossamer.engines import graph, onnxruntime, openvino
+from gossamer.engines import graph, load, onnxruntime, openvino
 from gossamer.engines.course import Program
-from gossamer.engines.graphs import GRAPH, PACKED
+from gossamer.engines.graphs import ALONE, GRAPH, PACKED
 from gossamer.engines.packing import WIDTHS, fill, layouts, together
 from gossamer.engines.predictor import pad
 from gossamer.engines.texts import Facts, facts
 from gossamer.environment import hardware
+from gossamer.runtime.manifest import MANIFEST
 from gossamer.task import Read
 
 ENGINES = {"onnxruntime": onnxruntime.program, "openvino": openvino.program}
 CHANCE = np.random.default_rng(0)
+THRESHOLD, SHORT = 0.02, 20  # of importance, at which tokens leave texts of so many tokens
 
 
 def texts(lengths: Sequence[int]) -> list[Read]:
@@ -106,6 +110,38 @@ def care(told: argparse.Namespace, folder: Path, known: Facts) -> None:
         print(f"no care, rows of {width:<8} openvino     {a:8.2f} {b:8.2f} {b / a:6.2f}")
 
 
+def tagger(plain: Path, part: Path) -> None:
+    """A tagger with the plain model's layers, which loses tokens by a threshold in the middle of each."""
+    from transformers import AutoModelForTokenClassification, AutoTokenizer, set_seed
+
+    from gossamer import artefact, walking
+    from gossamer.engines import export
+    from gossamer.runtime.walks import TokenThreshold
+
+    set_seed(0)
+    model = AutoModelForTokenClassification.from_pretrained(plain).eval()
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    walking.walk(model, TokenThreshold(len(model.bert.encoder.layer), THRESHOLD, length=SHORT))
+    artefact.save(model, part, tokenizer=tokenizer, also=lambda at: export.write(model, tokenizer, at), verify=False)
+
+
+def by_stages(folder: Path, part: Path) -> None:
+    """An artefact without its graph for texts alone, which may be missing."""
+    shutil.copytree(folder, part)
+    for name in (ALONE, MANIFEST):
+        (part / name).unlink()
+
+
+def tags(told: argparse.Namespace, folders: tuple[Path, Path], engine: str) -> None:
+    """One graph against the stages, text by text."""
+    alone, staged = (load(at, engine, threads=told.threads) for at in folders)
+    for n in (12, 24, 128):
+        [read] = texts([n])
+        ask = [partial(lambda model, read: model.answers([read], [""]), one, read) for one in (alone, staged)]
+        a, b = turns(*ask, told.rounds)
+        print(f"tags, one text of {n:<7} {engine:12} {a:8.2f} {b:8.2f} {b / a:6.2f}")
+
+
 def main() -> None:
     """Write what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,6 +154,9 @@ def main() -> None:
     spelled = folders.root / "static-spelled"
     with mock.patch.object(graph, "fuse_attention", lambda model: 0):
         once(spelled, stamp(), lambda part: artefact_of(folders.plain, part, bounded))
+    one, stages = folders.root / "tagger", folders.root / "tagger-stages"
+    once(one, stamp(), partial(tagger, folders.plain))
+    once(stages, stamp(), partial(by_stages, one))
     known, machine = facts(folders.static), hardware()
     print(f"{machine['cpu']} with {', '.join(machine['instructions'])}; {told.threads} threads")
     print(f"{'':38} {'now, ms':>8} {'other':>8} {'times':>6}")
@@ -125,6 +164,7 @@ def main() -> None:
         rows(told, folders.static, known, engine)
         attention(told, (folders.static, spelled), known, engine)
         fresh(told, folders.static, known, engine)
+        tags(told, (one, stages), engine)
     care(told, folders.static, known)
 
 

@@ -58,7 +58,7 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
         ready = [program(file, 1) for file in files]
         difference, agreement = _compare(model, through(ready, reads, known), known, reads, tolerance, len(ready) > 1)
     packed = tuple(folder / name for name in names)
-    if len(packed) > 1 and known.task.per_text:
+    if len(packed) > 1:
         try:
             own += _write_alone(model, packed, known, reads, tolerance)
         except Exception as error:  # stages answer a text alone as well, only slower
@@ -75,7 +75,7 @@ def _write_alone(
     from gossamer.engines import branches, graph
     from gossamer.engines.onnxruntime import program
 
-    made = branches.alone([ir.load(file) for file in stages], known.task.outputs)
+    made = branches.alone([ir.load(file) for file in stages], known.task.outputs, known.task.per_text)
     graph.padded(made, known.first_position)
     with put(made, stages[0].parent, ALONE) as (partial, _, own):
         answering = program(partial, 1)

@@ -136,3 +136,48 @@ def test_care_is_taken_away_from_graphs_of_ours_alone(dynamic, tmp_path):
         (ours / "manifest.json").write_text("{}")
         openvino.program(ours / graphs.ALONE)
     assert len(opened) == 1
+
+
+@pytest.fixture(scope="module", params=["tokens", "spans"])
+def answering(request, save, tokenizer, tmp_path_factory):
+    """An artefact that answers for each token, some of which leave on the way."""
+    import tiny
+    import torch
+
+    from gossamer import walking
+    from gossamer.engines import export
+    from gossamer.runtime import walks
+
+    torch.manual_seed(0)
+    model = tiny.build("bert", request.param, num_hidden_layers=4).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.3 * (weight.dim() > 1))
+    walking.walk(model, walks.TokenThreshold(4, 0.06, length=20))
+    folder = save(model, tmp_path_factory.mktemp(request.param))
+    export.write(model, tokenizer, folder)
+    return folder
+
+
+def said_of(predictor, read):
+    """What is said of each token of one text, by one way or the other."""
+    [(_, outputs)] = predictor.pack([read])
+    return np.stack([one[0] for one in outputs])
+
+
+@pytest.mark.parametrize("engine", ON_GRAPHS)
+def test_each_token_is_answered_for_as_it_was_when_it_left(answering, texts, engine, tmp_path):
+    import shutil
+
+    import onnx
+
+    onnx.checker.check_model(str(answering / graphs.ALONE))
+    stages_alone = shutil.copytree(answering, tmp_path / "older")
+    (stages_alone / graphs.ALONE).unlink()
+    ours, others = load(answering, engine), load(stages_alone, engine)
+    pairs = [texts[2]] * len(texts) if ours.task.stride else None
+    for read in ours.reads(texts, pairs)[:15]:
+        one, other = said_of(ours, read), said_of(others, read)
+        assert one.shape == other.shape and one.shape[1] == len(read.ids)
+        assert np.abs(one - other).max() < 1e-4
+    assert not any(isinstance(value.shape[1], int) for value in ir.load(answering / graphs.ALONE).graph.outputs)
