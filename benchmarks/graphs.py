@@ -137,7 +137,7 @@ def tags(told: argparse.Namespace, folders: tuple[Path, Path], engine: str) -> N
     alone, staged = (load(at, engine, threads=told.threads) for at in folders)
     for n in (12, 24, 128):
         [read] = texts([n])
-        ask = [partial(lambda model, read: model.answers([read], [""]), one, read) for one in (alone, staged)]
+        ask = [partial(lambda model, read: list(model.pack([read])), one, read) for one in (alone, staged)]
         a, b = turns(*ask, told.rounds)
         print(f"tags, one text of {n:<7} {engine:12} {a:8.2f} {b:8.2f} {b / a:6.2f}")
 
