@@ -56,20 +56,21 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
             files.append(partial)
             shared, own = shared + more, own + less
         ready = [program(file, 1) for file in files]
-        difference, agreement = _compare(model, through(ready, reads, known), known, reads, tolerance, len(ready) > 1)
+        wanted = [_one(answers(model, pad([read], known), list(known.task.outputs))) for read in reads]
+        difference, agreement = _compare(through(ready, reads, known), wanted, tolerance, len(ready) > 1)
     packed = tuple(folder / name for name in names)
     if len(packed) > 1:
         try:
-            own += _write_alone(model, packed, known, reads, tolerance)
+            own += _write_alone(packed, known, reads, wanted, tolerance)
         except Exception as error:  # stages answer a text alone as well, only slower
             log.warning("no graph for one text at a time: %s", str(error).strip()[:300])
     return Graph(packed[0], difference, tolerance, agreement, shared, own, packed)
 
 
 def _write_alone(
-    model: "PreTrainedModel", stages: Sequence[Path], known: Facts, reads: list[Read], tolerance: float
+    stages: Sequence[Path], known: Facts, reads: list[Read], wanted: Sequence[NDArray[Any]], tolerance: float
 ) -> int:
-    """Write alone.onnx beside the stages that are in it; the bytes of its own weights."""
+    """Write alone.onnx beside the stages that are in it; the bytes of its own weights.  wanted: see `_compare`."""
     import onnx_ir as ir
 
     from gossamer.engines import branches, graph
@@ -80,7 +81,7 @@ def _write_alone(
     with put(made, stages[0].parent, ALONE) as (partial, _, own):
         answering = program(partial, 1)
         found = ((i, single(answering, read, known)) for i, read in enumerate(reads))
-        _compare(model, found, known, reads, tolerance, True)
+        _compare(found, wanted, tolerance, True)
     return own
 
 
@@ -147,16 +148,16 @@ def _export(way: Any, batch: dict[str, "Tensor"], said: list[str]) -> "ir.Model"
 
 
 def _compare(
-    model: "PreTrainedModel", said: Iterable[Answer], known: Facts, reads: list[Read], tolerance: float, walks: bool
+    said: Iterable[Answer], wanted: Sequence[NDArray[Any]], tolerance: float, walks: bool
 ) -> tuple[float, float]:
-    """How far the answers of graphs and model are apart, and the share of equal ones.  walks: the way may part.
+    """How far the answers of graphs and model are apart, and the share of equal ones.
+
+    wanted: what the model says of each text.  walks: the way may part.
 
     Raises:
         ValueError: too far.
     """
-    names = list(known.task.outputs)
-    wanted = [_one(answers(model, pad([read], known), names)) for read in reads]
-    found: list[NDArray[Any]] = [np.empty(0)] * len(reads)
+    found: list[NDArray[Any]] = [np.empty(0)] * len(wanted)
     for i, outputs in said:
         found[i] = _one(outputs)
     apart = np.array([np.sqrt(np.mean(np.square(a - b))) for a, b in zip(found, wanted, strict=True)])
