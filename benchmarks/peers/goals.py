@@ -175,6 +175,8 @@ def cold(results: Results) -> Iterator[Row]:
         seconds, peak = mine[name]["seconds"], mine[name]["peak"] / 2**20
         goal, most = COLD[shape]
         told = f"{seconds:.2f} s, {peak:.0f} MiB, by {name}"
+        if ORT_INT8 in one["sides"]:
+            told += f" ({ORT_INT8}: {one['sides'][ORT_INT8]['seconds']:.2f} s)"
         held = seconds <= goal and peak <= most
         yield Row(f"{SHAPES[shape]}: cold start to the first answer", f"{goal:.2f} s, {most} MiB", told, held)
 
