@@ -29,7 +29,7 @@ from gossamer.engines.packing import WIDTHS, fill, layouts, together
 from gossamer.engines.predictor import pad
 from gossamer.engines.texts import Facts, facts
 from gossamer.environment import hardware
-from gossamer.runtime.manifest import MANIFEST
+from gossamer.runtime.manifest import seal
 from gossamer.task import Read
 
 ENGINES = {"onnxruntime": onnxruntime.program, "openvino": openvino.program}
@@ -126,10 +126,10 @@ def tagger(plain: Path, part: Path) -> None:
 
 
 def by_stages(folder: Path, part: Path) -> None:
-    """An artefact without its graph for texts alone, which may be missing."""
+    """An artefact without its graph for texts alone."""
     shutil.copytree(folder, part)
-    for name in (ALONE, MANIFEST):
-        (part / name).unlink()
+    (part / ALONE).unlink()
+    seal(part)
 
 
 def tags(told: argparse.Namespace, folders: tuple[Path, Path], engine: str) -> None:

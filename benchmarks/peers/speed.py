@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,8 @@ class Load:
     """What is asked in one round.
 
     calls(r): the calls of round r, the texts of each.  size: how many texts at once at most.  low: only those with
-    less than fp32 take part.  rounds: at most so many; None: all.  warm: what does not count before all rounds, of
-    texts asked alone every length, which OpenVINO prepares itself for; None: the first call.
+    less than fp32 take part.  rounds: at most so many; None: all.  warm: what is asked before all rounds and does not
+    count, every shape where there are many, for OpenVINO prepares itself for each; None: the first call.
     """
 
     name: str
@@ -68,7 +69,7 @@ def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
     found = [
         Load("single", "batch 1, skewed", alone, size=1, warm=lengths(some)),
         Load("single-128", "batch 1, 128 tokens", lambda turn: [[one] for one in texts.fixed[:4]], size=1),
-        Load("arrival", f"batches of {CHUNK} in the order of arrival, skewed", lambda turn: arrived),
+        Load("arrival", f"batches of {CHUNK} in the order of arrival, skewed", lambda turn: arrived, warm=arrived),
         Load("sorted", f"{len(some)} texts at once, in batches of {CHUNK}, skewed", lambda turn: [some]),
         Load("fixed", f"a batch of {len(texts.fixed)} texts of 128 tokens", lambda turn: [texts.fixed]),
         Load("bulk", f"{len(texts.bulk)} texts at once, skewed", lambda turn: [texts.bulk], low=True, rounds=bulk),
@@ -217,16 +218,16 @@ def rounds(
     return laps, notes, rates
 
 
-def _rotated(contestants: Sequence[Contestant], turn: int) -> list[Contestant]:
-    shift = turn % max(1, len(contestants))
-    return [*contestants[shift:], *contestants[:shift]]
+def _shuffled(contestants: Sequence[Contestant], *turn: int) -> list[Contestant]:
+    """In an order of the turn's own: nobody has always the same one before him."""
+    return random.Random(str(turn)).sample(contestants, len(contestants))
 
 
 def _asked(load: Load, contestants: Sequence[Contestant], turn: int, laps: Laps, failed: dict[str, str]) -> None:
-    """A round of one load: some calls of it to everybody, then the next ones; who begins changes."""
+    """A round of one load: some calls of it to everybody, then the next ones; in changing orders."""
     took: dict[str, list[float]] = {}
     for number, calls in enumerate(load.turns(turn)):
-        for one in _rotated(contestants, turn + number):
+        for one in _shuffled(contestants, turn, number):
             if one.name not in failed and load.takes(one, turn):
                 try:
                     took.setdefault(one.name, []).extend(_turn(one, calls, load.size))

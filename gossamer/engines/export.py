@@ -40,10 +40,9 @@ logger = logging.getLogger(__name__)
 def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: Sequence[str] | None = None) -> Graph:
     """Write model.onnx and packed.onnx beside the model.safetensors, config.json, tokenizer.json of `folder`.
 
-    Where the way depends on the text, stage-00.onnx and so on take their place, and alone.onnx for one text at a time
-    where each text has one answer.  model: one with a head for any task but generating text, on the CPU in fp32.
-    tokenizer: the one that was saved in `folder`.  probes: texts on which graph and model are compared, beside some of
-    our own; by default only those.
+    Where the way depends on the text, stage-00.onnx and so on take their place, and alone.onnx for one text at a time.
+    model: one with a head for any task but generating text, on the CPU in fp32.  tokenizer: the one that was saved in
+    `folder`.  probes: texts on which graph and model are compared, beside some of our own; by default only those.
 
     Raises:
         ValueError: the model is in another precision or on another device, the folder lacks a file, or graph and model

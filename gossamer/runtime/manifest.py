@@ -4,14 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Thread
 
 FORMAT = 1  # raised when an older reader could not read what we write; every older format keeps its reader
 MANIFEST = "manifest.json"
 NUMBERS = ".safetensors"  # whoever reads a damaged one gets other numbers, and no other trouble
-AT_ONCE = 2**25  # bytes: other threads run meanwhile, and no more than these are held
+AT_ONCE = 2**25  # bytes: read and hashed while other threads run, whom every turn of this one would stop
 
 
 def too_new(folder: object, found: int) -> str:
@@ -25,11 +24,10 @@ def too_new(folder: object, found: int) -> str:
 def digest(file: Path) -> str:
     """The sha256 of a file's content."""
     found = hashlib.sha256()
-    with file.open("rb") as stream:
-        size = stream.seek(0, 2)
-        for start in range(0, size, AT_ONCE):
-            with mmap(stream.fileno(), min(AT_ONCE, size - start), access=ACCESS_READ, offset=start) as part:
-                found.update(part)
+    with file.open("rb", buffering=0) as stream:
+        part = memoryview(bytearray(min(AT_ONCE, file.stat().st_size) or 1))
+        while size := stream.readinto(part):
+            found.update(part[:size])
     return found.hexdigest()
 
 
@@ -54,7 +52,7 @@ def checked(folder: Path) -> Iterator[None]:
     """Inside the block, an artefact is being opened, whose weights are compared meanwhile and all else before.
 
     Raises:
-        ValueError: as `check` does, whatever the block raises.
+        ValueError: as `check` does, whatever exception the block raises.
     """
     files = _listed(folder)
     weights = {name: expected for name, expected in files.items() if name.endswith(NUMBERS)}
@@ -67,14 +65,19 @@ def checked(folder: Path) -> Iterator[None]:
         except Exception as error:  # whatever it is, it is for who waits below
             trouble.append(error)
 
-    aside = Thread(target=compare)
-    aside.start()
-    try:
-        yield
-    finally:
+    def settled() -> None:
         aside.join()
         if trouble:
             raise trouble[0]
+
+    aside = Thread(target=compare, daemon=True)  # who interrupts the block does not wait for it
+    aside.start()
+    try:
+        yield
+    except Exception:
+        settled()
+        raise
+    settled()
 
 
 def _listed(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 
 from gossamer.engines import ENGINES, graphs, load
 from gossamer.engines.texts import facts
+from gossamer.task import Read
 
 ON_GRAPHS = [engine for engine in ENGINES if engine != "torch"]
 
@@ -138,7 +139,30 @@ def test_care_is_taken_away_from_graphs_of_ours_alone(dynamic, tmp_path):
     assert len(opened) == 1
 
 
-@pytest.fixture(scope="module", params=["tokens", "spans"])
+def threshold(width):
+    from gossamer.runtime import walks
+
+    return walks.TokenThreshold(4, 0.06, length=20)
+
+
+def policy(width):
+    from gossamer.runtime.tokens import Policy
+
+    return Policy(4, width, [0, 2], 8)
+
+
+def ranks(width):
+    from gossamer.runtime.tokens import Ranked
+
+    return Ranked(4, [1.0, 0.6, 0.6, 0.3])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("bert", "tokens", threshold), ("bert", "spans", threshold), ("roberta", "tokens", policy),
+            ("bert", "base", ranks)],
+    ids=lambda told: "-".join([*told[:2], told[2].__name__]),
+)  # fmt: skip
 def answering(request, save, tokenizer, tmp_path_factory):
     """An artefact that answers for each token, some of which leave on the way."""
     import tiny
@@ -146,15 +170,15 @@ def answering(request, save, tokenizer, tmp_path_factory):
 
     from gossamer import walking
     from gossamer.engines import export
-    from gossamer.runtime import walks
 
+    family, kind, walk = request.param
     torch.manual_seed(0)
-    model = tiny.build("bert", request.param, num_hidden_layers=4).eval()
+    model = tiny.build(family, kind, num_hidden_layers=4).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.3 * (weight.dim() > 1))
-    walking.walk(model, walks.TokenThreshold(4, 0.06, length=20))
-    folder = save(model, tmp_path_factory.mktemp(request.param))
+    walking.walk(model, walk(model.config.hidden_size))
+    folder = save(model, tmp_path_factory.mktemp(kind))
     export.write(model, tokenizer, folder)
     return folder
 
@@ -176,7 +200,7 @@ def test_each_token_is_answered_for_as_it_was_when_it_left(answering, texts, eng
     (stages_alone / graphs.ALONE).unlink()
     ours, others = load(answering, engine), load(stages_alone, engine)
     pairs = [texts[2]] * len(texts) if ours.task.stride else None
-    for read in ours.reads(texts, pairs)[:15]:
+    for read in [Read([1], [0], False), *ours.reads(texts, pairs)[:14]]:
         one, other = said_of(ours, read), said_of(others, read)
         assert one.shape == other.shape and one.shape[1] == len(read.ids)
         assert np.abs(one - other).max() < 1e-4

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from mmap import ALLOCATIONGRANULARITY
 from pathlib import Path
 from threading import Event
 
@@ -19,26 +18,30 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("size", [0, 1, ALLOCATIONGRANULARITY, 2 * ALLOCATIONGRANULARITY + 1])
+@pytest.mark.parametrize("size", [0, 1, 100, 201])
 def test_the_digest_is_that_of_the_whole_file(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "AT_ONCE", ALLOCATIONGRANULARITY)
+    monkeypatch.setattr(manifest, "AT_ONCE", 100)
     content = bytes(i % 251 for i in range(size))
     (tmp_path / "file").write_bytes(content)
     assert manifest.digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_weights_are_compared_while_the_artefact_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside, seen, digest = Event(), [], manifest.digest
+    begun, inside, seen, digest = Event(), Event(), [], manifest.digest
 
     def waiting(file: Path) -> str:
-        seen.append((file.name, inside.is_set() or (file.suffix == manifest.NUMBERS and inside.wait(10))))
+        if file.suffix == manifest.NUMBERS:
+            begun.set()
+            assert inside.wait(10), "it was opened only afterwards"
+        seen.append(file.name)
         return digest(file)
 
     monkeypatch.setattr(manifest, "digest", waiting)
     with manifest.checked(folder):
-        assert [name for name, _ in seen if not name.endswith(manifest.NUMBERS)] == ["config.json"]
+        assert begun.wait(10), "nobody compares meanwhile"
+        assert seen == ["config.json"]
         inside.set()
-    assert seen == [("config.json", False), ("model.safetensors", True)]
+    assert seen == ["config.json", "model.safetensors"]
 
 
 def _well() -> None:
@@ -59,6 +62,15 @@ def test_damaged_weights_say_so_whatever_came_of_them(opening: Callable[[], None
 def test_whole_weights_leave_the_trouble_to_others(folder: Path) -> None:
     with pytest.raises(RuntimeError, match="cannot be read"), manifest.checked(folder):
         _badly()
+
+
+def test_an_interruption_waits_for_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    going = Event()
+    monkeypatch.setattr(manifest, "digest", lambda file: going.wait(10) and "" if file.suffix == ".safetensors" else "")
+    monkeypatch.setattr(manifest, "_listed", lambda folder: {"config.json": "", "model.safetensors": ""})
+    with pytest.raises(KeyboardInterrupt), manifest.checked(folder):
+        raise KeyboardInterrupt
+    going.set()
 
 
 def test_nothing_is_opened_where_all_else_is_damaged(folder: Path) -> None:
