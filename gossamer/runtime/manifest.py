@@ -10,7 +10,7 @@ from threading import Thread
 FORMAT = 1  # raised when an older reader could not read what we write; every older format keeps its reader
 MANIFEST = "manifest.json"
 NUMBERS = ".safetensors"  # whoever reads a damaged one gets other numbers, and no other trouble
-AT_ONCE = 2**25  # bytes: read and hashed while other threads run, whom every turn of this one would stop
+AT_ONCE = 2**22  # bytes: read and hashed while other threads run, whom every turn of this one would stop
 
 
 def too_new(folder: object, found: int) -> str:
