@@ -57,7 +57,7 @@ def opening(results: Results) -> str:
         f"**Texts.** Token ids. Skewed (lognormal): {skewed}. Bulk: {bulk}. Fixed: 128 tokens.",
         "**Time** runs from token ids to logits: padding, sorting and packing are in it. In the order of arrival, 32 "
         "texts are given at a time. At once means that all are given, and everybody, peers too, sorts them by length.",
-        "**Rounds.** In each round everybody is asked the same, in turns of two batches or ten single texts, in an "
+        "**Rounds.** In each round everybody is asked the same, in turns of two batches or 24 single texts, in an "
         "order that changes. A round to warm up does not count (in it every length of single texts and every batch is "
         "asked, so nobody prepares for a new shape later), nor does the first call of each turn. Times are medians "
         "over rounds; a ratio is the median of ratios within rounds. Compare ratios, not figures of different runs.",

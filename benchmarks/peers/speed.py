@@ -22,7 +22,7 @@ from .shapes import Folders, Texts, say
 REST = 0.05  # seconds before a turn: the threads of the one before come to rest
 CHUNK = 32  # texts in a batch
 FEW = 8  # texts of the call that begins a turn and does not count
-SINGLES, BATCHES = 10, 2  # calls of a turn: the clock wanders within a minute, so turns are short
+SINGLES, BATCHES = 24, 2  # calls of a turn: the clock wanders within a minute, so turns are short
 TICKS = os.sysconf("SC_CLK_TCK")
 TOOLS = ("nncf", "ctranslate2")  # beside those that gossamer.environment knows
 
@@ -91,7 +91,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
     contestants, absent = opened(folders, options.threads, options.compiled, options.among)
     say(f"  {len(contestants)} contestants; {len(absent)} left out")
     token, text, layer = shapes.macs(folders.plain)
-    asked = loads(texts, singles=16 if options.quick else 40, bulk=0 if options.quick else 3)
+    asked = loads(texts, singles=16 if options.quick else len(texts.skewed), bulk=0 if options.quick else 3)
     failed: dict[str, str] = {}
     accuracy = _accuracy(contestants, texts, failed)
     gemms = limit.gemms(layer, options.threads)
