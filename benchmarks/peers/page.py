@@ -315,6 +315,8 @@ def less_work(results: Results) -> str:
             "layers, what the head does not read of the last layer left out. Ours are "
             f"`{one.get('rounding', 'Int8()')}`. Who leaves is made up, so this is about engines, not about accuracy."
         )
+        if "turns" not in one:
+            about += " Older figures: a turn was all 192 texts, and of single texts only the first length was warm."
         parts.append(f"## Less work a text, {SHAPES[shape]}\n\n{fill(about, 120)}\n\n{table(heads, lines)}")
     return "\n\n".join(parts)
 

@@ -107,6 +107,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         "texts": described(asked.skewed),
         "ideal": ideal,
         "rounding": ROUNDING,
+        "turns": [speed.SINGLES, speed.BATCHES],
         "rounds": notes,
         "absent": absent | failed,
         "seconds": {name: speed.passes(found) for name, found in laps.items() if name not in failed},
