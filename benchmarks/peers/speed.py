@@ -91,7 +91,9 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
     contestants, absent = opened(folders, options.threads, options.compiled, options.among)
     say(f"  {len(contestants)} contestants; {len(absent)} left out")
     token, text, layer = shapes.macs(folders.plain)
-    asked = loads(texts, singles=16 if options.quick else len(texts.skewed), bulk=0 if options.quick else options.rounds)
+    asked = loads(
+        texts, singles=16 if options.quick else len(texts.skewed), bulk=0 if options.quick else options.rounds
+    )
     failed: dict[str, str] = {}
     accuracy = _accuracy(contestants, texts, failed)
     gemms = limit.gemms(layer, options.threads)

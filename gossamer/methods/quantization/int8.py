@@ -6,8 +6,10 @@ scale per tensor; here it is one per token, so that an answer never depends on i
 Embedding tables are rounded too, one scale per row.  Softmax, norms, biases stay in fp32.
 
 Static bounds are those that change the products of the layer least, on the texts looked at: the whole range that was
-seen, or a part of it.  Features of very different sizes share one scale then; where it changes the products less, they
-are first evened out at the weights' expense (SmoothQuant, Xiao et al., ICML 2023, eq. 4).
+seen, or a part of it.  Features of very different sizes share one scale then; they are first evened out at the weights'
+expense (SmoothQuant, Xiao et al., ICML 2023, eq. 4) where that halves the squared error of the products, for it costs a
+pass over the activations.  How much goes to the weights (alpha) is 0.5 in the paper, for language models; encoders want
+more, and not every layer the same, so each layer has its own here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,8 @@ from gossamer.job import Job
 from gossamer.train import Train
 
 PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the range seen, that bounds are tried at
+ALPHAS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+WORTH = 0.5  # of the squared error is left, or less, where features are evened out
 
 
 class Bounds(NamedTuple):
@@ -38,7 +42,8 @@ class Bounds(NamedTuple):
 class Int8:
     """Int8; nothing to train, so nothing to yield.  static: one scale of activations for all tokens, found beforehand.
 
-    migration: alpha of SmoothQuant, 0 for never; samples: texts looked at.  Both count only if static.
+    migration: alpha of SmoothQuant for all layers, 0 for never, None for each layer's own; samples: texts looked at.
+    Both count only if static.
     """
 
     rows: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
@@ -46,7 +51,7 @@ class Int8:
 
     embeddings: bool = True
     static: bool = False
-    migration: Annotated[float, Between(0.0, 1.0)] = 0.5
+    migration: Annotated[float, Between(0.0, 1.0)] | None = None
     samples: Annotated[int, Between(8, 100_000)] = 256
 
     def __call__(self, job: Job) -> Iterator[Train]:
@@ -77,23 +82,31 @@ class Int8:
 
 
 @torch.no_grad()
-def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float) -> Bounds:
+def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None) -> Bounds:
     """Those that change the products of the linears least."""
     x = torch.cat(group.some)
     wanted = [linear.weight @ x.T for linear in linears]
-    best, least = Bounds(group.low.min(), group.high.max(), None), float("inf")
-    for share in (None, smooth(group, linears, migration)) if migration else (None,):
+    alphas = ALPHAS if migration is None else (migration,) if migration else ()
+
+    def least(share: Tensor | None, parts: Sequence[float] = PARTS) -> tuple[float, Bounds]:
+        """The squared error, and the bounds that have it."""
         evened = 1.0 if share is None else share
         weights = [Rounded(8)(linear.weight / evened) for linear in linears]
         lowest, highest = (group.low * evened).min().clamp(max=0), (group.high * evened).max().clamp(min=0)
-        for part in PARTS:
+        found = []
+        for part in parts:
             low, high = lowest * part, highest * part
             step = ((high - low) / 255).clamp_min(1e-8)
             rounded = ((x * evened).clamp(low, high) / step).round() * step
             errors = [(weight @ rounded.T - y).square().sum() for weight, y in zip(weights, wanted, strict=True)]
-            error = float(torch.stack(errors).sum())
-            if error < least:
-                best, least = Bounds(low, high, share), error
+            found.append((float(torch.stack(errors).sum()), Bounds(low, high, share)))
+        return min(found, key=lambda one: one[0])
+
+    error, best = least(None)
+    tried = [least(smooth(group, linears, alpha), PARTS[:1]) for alpha in alphas]
+    if tried:
+        less, evened = least(min(tried, key=lambda one: one[0])[1].share)
+        best = evened if less <= WORTH * error else best
     return best
 
 

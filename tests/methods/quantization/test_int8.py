@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.calibrate import inputs
 from gossamer.forms import Rounded
-from gossamer.methods.quantization.int8 import Int8
+from gossamer.methods.quantization.int8 import ALPHAS, WORTH, Bounds, Int8, bounds
 from gossamer.runtime.modules import IntEmbedding, IntLinear
 from tests import jobs, tiny
 
@@ -92,15 +93,15 @@ def uneven(at, by: float = 30.0) -> None:
         layer.intermediate.dense.weight.data[:, 3] /= by
 
 
-@pytest.mark.parametrize("migration", [0.0, 0.5])
-def test_static_bounds_are_of_all_tokens(tmp_path: Path, migration: float) -> None:
+@pytest.mark.parametrize("migration", [0.0, 0.5, None])
+def test_static_bounds_are_of_all_tokens(tmp_path: Path, migration: float | None) -> None:
     at = jobs.job(tmp_path)
     batch = jobs.inputs(at, 12)
     before = jobs.logits(at.model, batch)
     jobs.run(at, Int8(static=True, migration=migration))
     linears = [m for m in at.model.modules() if isinstance(m, IntLinear)]
     assert linears and all(m.fixed and m.rounding.low <= 0 < m.rounding.high for m in linears)
-    assert migration or not any(m.smooth for m in linears)
+    assert migration != 0 or not any(m.smooth for m in linears)
     for m in linears:  # zero is on the grid
         step = (m.rounding.high - m.rounding.low) / 255
         assert abs(float(m.rounding.low / step - (m.rounding.low / step).round())) < 1e-3
@@ -109,7 +110,7 @@ def test_static_bounds_are_of_all_tokens(tmp_path: Path, migration: float) -> No
 
 def test_features_are_evened_out_where_it_helps(tmp_path: Path) -> None:
     apart = {}
-    for migration in (0.0, 0.5):
+    for migration in (0.0, 0.5, None):
         at = jobs.job(tmp_path / str(migration))
         uneven(at)
         batch = jobs.inputs(at, 12)
@@ -117,11 +118,37 @@ def test_features_are_evened_out_where_it_helps(tmp_path: Path) -> None:
         jobs.run(at, Int8(static=True, migration=migration))
         apart[migration] = float((jobs.logits(at.model, batch) - before).square().mean())
         smoothed = {path for path, m in at.model.named_modules() if isinstance(m, IntLinear) and m.smooth}
-        if migration:
+        if migration != 0:
             assert {f"bert.encoder.layer.{i}.intermediate.dense" for i in range(4)} <= smoothed
         else:
             assert not smoothed
-    assert apart[0.5] < apart[0.0]
+    assert apart[None] < apart[0.0] and apart[0.5] < apart[0.0]
+
+
+def test_features_are_evened_out_where_that_halves_the_error_and_nowhere_else(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    uneven(at)
+    linears = [m for m in at.model.modules() if isinstance(m, nn.Linear)]
+    shares = 0
+    for group in inputs(at.model, linears, at.batches(32)):
+        mine = [linears[place] for place in group.linears]
+        x = torch.cat(group.some)
+
+        def error(found: Bounds, x: torch.Tensor = x, mine: list[nn.Linear] = mine) -> float:
+            evened = 1.0 if found.share is None else found.share
+            step = (found.high - found.low) / 255
+            rounded = ((x * evened).clamp(found.low, found.high) / step).round() * step
+            both = [(m.weight @ x.T, Rounded(8)(m.weight / evened) @ rounded.T) for m in mine]
+            return sum((a - b).square().sum().item() for a, b in both)
+
+        own, never = (bounds(group, mine, alpha) for alpha in (None, 0.0))
+        assert never.share is None
+        ratio = error(own) / error(never)
+        assert ratio <= WORTH if own.share is not None else ratio == 1
+        others = [error(bounds(group, mine, alpha)) for alpha in ALPHAS]
+        assert error(own) <= 1.2 * min(others), "its own alpha is no worse than any other, but for who is cut where"
+        shares += own.share is not None
+    assert 0 < shares < len(linears)
 
 
 def test_linears_with_one_input_share_their_bounds(tmp_path: Path) -> None:
