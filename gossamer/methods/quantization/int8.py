@@ -9,7 +9,8 @@ Static bounds are those that change the products of the layer least, on the text
 seen, or a part of it.  Features of very different sizes share one scale then; they are first evened out at the weights'
 expense (SmoothQuant, Xiao et al., ICML 2023, eq. 4) where that halves the squared error of the products, for it costs a
 pass over the activations.  How much goes to the weights (alpha) is 0.5 in the paper, for language models; encoders want
-more, and not every layer the same, so each layer has its own here.
+more, and not every layer the same, so each layer has its own here.  What rounding adds to a product on average is
+taken from its bias (Nagel et al., ICCV 2019, section 4.2, here as it was seen on the texts).
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,31 +77,26 @@ class Int8:
         for i, group in enumerate(groups):
             job.tell("finding bounds of activations", i / len(groups))
             together = [linears[place] for place in group.linears]
-            low, high, share = bounds(group, together, self.migration)
-            for linear in together:
-                bound_input(linear, low, high, share)
+            found = bounds(group, together, self.migration)
+            for linear, wrong in zip(together, errors(torch.cat(group.some), together, found), strict=True):
+                bound_input(linear, found.low, found.high, found.share)
+                if linear.bias is not None:
+                    linear.bias.data -= wrong.mean(1)
 
 
 @torch.no_grad()
 def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None) -> Bounds:
     """Those that change the products of the linears least."""
     x = torch.cat(group.some)
-    wanted = [linear.weight @ x.T for linear in linears]
     alphas = ALPHAS if migration is None else (migration,) if migration else ()
 
     def least(share: Tensor | None, parts: Sequence[float] = PARTS) -> tuple[float, Bounds]:
         """The squared error, and the bounds that have it."""
         evened = 1.0 if share is None else share
-        weights = [Rounded(8)(linear.weight / evened) for linear in linears]
         lowest, highest = (group.low * evened).min().clamp(max=0), (group.high * evened).max().clamp(min=0)
-        found = []
-        for part in parts:
-            low, high = lowest * part, highest * part
-            step = ((high - low) / 255).clamp_min(1e-8)
-            rounded = ((x * evened).clamp(low, high) / step).round() * step
-            errors = [(weight @ rounded.T - y).square().sum() for weight, y in zip(weights, wanted, strict=True)]
-            found.append((float(torch.stack(errors).sum()), Bounds(low, high, share)))
-        return min(found, key=lambda one: one[0])
+        tried = [Bounds(lowest * part, highest * part, share) for part in parts]
+        squares = [sum(wrong.square().sum().item() for wrong in errors(x, linears, one)) for one in tried]
+        return min(squares), tried[squares.index(min(squares))]
 
     error, best = least(None)
     tried = [least(smooth(group, linears, alpha), PARTS[:1]) for alpha in alphas]
@@ -108,6 +104,15 @@ def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None)
         less, evened = least(min(tried, key=lambda one: one[0])[1].share)
         best = evened if less <= WORTH * error else best
     return best
+
+
+@torch.no_grad()
+def errors(x: Tensor, linears: Sequence[nn.Linear], found: Bounds) -> list[Tensor]:
+    """How far each linear's products are from those of x (n, in) when all is rounded; (out, n)."""
+    evened = 1.0 if found.share is None else found.share
+    step = ((found.high - found.low) / 255).clamp_min(1e-8)
+    rounded = ((x * evened).clamp(found.low, found.high) / step).round() * step
+    return [Rounded(8)(linear.weight / evened) @ rounded.T - linear.weight @ x.T for linear in linears]
 
 
 def smooth(group: Inputs, linears: Sequence[nn.Linear], migration: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Dynamic Int8: every Linear, every table, and answers that stay near."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from gossamer.calibrate import inputs
 from gossamer.forms import Rounded
-from gossamer.methods.quantization.int8 import ALPHAS, WORTH, Bounds, Int8, bounds
+from gossamer.methods.quantization.int8 import ALPHAS, WORTH, Bounds, Int8, bounds, errors
 from gossamer.runtime.modules import IntEmbedding, IntLinear
 from tests import jobs, tiny
 
@@ -135,11 +136,7 @@ def test_features_are_evened_out_where_that_halves_the_error_and_nowhere_else(tm
         x = torch.cat(group.some)
 
         def error(found: Bounds, x: torch.Tensor = x, mine: list[nn.Linear] = mine) -> float:
-            evened = 1.0 if found.share is None else found.share
-            step = (found.high - found.low) / 255
-            rounded = ((x * evened).clamp(found.low, found.high) / step).round() * step
-            both = [(m.weight @ x.T, Rounded(8)(m.weight / evened) @ rounded.T) for m in mine]
-            return sum((a - b).square().sum().item() for a, b in both)
+            return sum(wrong.square().sum().item() for wrong in errors(x, mine, found))
 
         own, never = (bounds(group, mine, alpha) for alpha in (None, 0.0))
         assert never.share is None
@@ -149,6 +146,19 @@ def test_features_are_evened_out_where_that_halves_the_error_and_nowhere_else(tm
         assert error(own) <= 1.2 * min(others), "its own alpha is no worse than any other, but for who is cut where"
         shares += own.share is not None
     assert 0 < shares < len(linears)
+
+
+def test_rounding_adds_nothing_on_average(tmp_path: Path) -> None:
+    at = jobs.job(tmp_path)
+    plain, linears = deepcopy(at.model), [m for m in at.model.modules() if isinstance(m, nn.Linear)]
+    [first, *_] = inputs(at.model, linears, at.batches(Int8().samples))
+    names = [name for name, m in at.model.named_modules() if any(m is linears[place] for place in first.linears)]
+    jobs.run(at, Int8(static=True))
+    x = torch.cat(first.some)
+    for name in names:
+        wanted, found = (model.get_submodule(name)(x).detach() for model in (plain, at.model))
+        assert float((found - wanted).abs().mean()) > 1e-5, "it was rounded"
+        assert float((found - wanted).mean(0).abs().max()) < 1e-5
 
 
 def test_linears_with_one_input_share_their_bounds(tmp_path: Path) -> None:
