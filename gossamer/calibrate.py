@@ -48,8 +48,10 @@ class Inputs:
 def inputs(model: nn.Module, linears: Sequence[nn.Module], batches: Batches, kept: int = 64) -> list[Inputs]:
     """What the linears are given, padding left out, those with one and the same input together.
 
-    kept: tokens of each batch that stay as they are.  Linears that are given nothing are in no group.
+    kept: tokens of each batch that stay as they are, by chance, so that they are from anywhere in any text.  Linears
+    that are given nothing are in no group.
     """
+    chance = torch.Generator().manual_seed(0)
     places, found = {linear: i for i, linear in enumerate(linears)}, dict[nn.Module, Inputs]()
     now: list[tuple[Tensor, nn.Module]] = []  # what the linears were given last, held so that nothing takes its place
 
@@ -64,7 +66,7 @@ def inputs(model: nn.Module, linears: Sequence[nn.Module], batches: Batches, kep
         low, high = x.amin(0), x.amax(0)
         seen = found.setdefault(linear, Inputs([places[linear]], low, high))
         seen.low, seen.high = seen.low.minimum(low), seen.high.maximum(high)
-        seen.some.append(x[:: max(1, len(x) // kept)][:kept].clone())
+        seen.some.append(x[torch.randperm(len(x), generator=chance)[:kept].to(x.device)])
 
     _listen(model, linears, batches, take)
     return list({id(one): one for one in found.values()}.values())

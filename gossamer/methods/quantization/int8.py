@@ -43,8 +43,8 @@ class Bounds(NamedTuple):
 class Int8:
     """Int8; nothing to train, so nothing to yield.  static: one scale of activations for all tokens, found beforehand.
 
-    migration: alpha of SmoothQuant for all layers, 0 for never, None for each layer's own; samples: texts looked at.
-    Both count only if static.
+    migration: alpha of SmoothQuant, where evening out is worth it: one for all layers, 0 for never, None for an own one
+    of each layer; samples: texts looked at.  Both count only if static.
     """
 
     rows: ClassVar[tuple[str, ...]] = ("dynamic_int8",)
@@ -88,21 +88,23 @@ class Int8:
 def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None) -> Bounds:
     """Those that change the products of the linears least."""
     x = torch.cat(group.some)
+    wanted = [linear.weight @ x.T for linear in linears]
     alphas = ALPHAS if migration is None else (migration,) if migration else ()
 
     def least(share: Tensor | None, parts: Sequence[float] = PARTS) -> tuple[float, Bounds]:
         """The squared error, and the bounds that have it."""
         evened = 1.0 if share is None else share
+        weights = [Rounded(8)(linear.weight / evened) for linear in linears]
         lowest, highest = (group.low * evened).min().clamp(max=0), (group.high * evened).max().clamp(min=0)
         tried = [Bounds(lowest * part, highest * part, share) for part in parts]
-        squares = [sum(wrong.square().sum().item() for wrong in errors(x, linears, one)) for one in tried]
+        squares = [sum(wrong.square().sum().item() for wrong in _wrong(x, weights, wanted, one)) for one in tried]
         return min(squares), tried[squares.index(min(squares))]
 
     error, best = least(None)
     tried = [least(smooth(group, linears, alpha), PARTS[:1]) for alpha in alphas]
     if tried:
         less, evened = least(min(tried, key=lambda one: one[0])[1].share)
-        best = evened if less <= WORTH * error else best
+        best = evened if less < WORTH * error else best
     return best
 
 
@@ -110,9 +112,15 @@ def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None)
 def errors(x: Tensor, linears: Sequence[nn.Linear], found: Bounds) -> list[Tensor]:
     """How far each linear's products are from those of x (n, in) when all is rounded; (out, n)."""
     evened = 1.0 if found.share is None else found.share
+    weights = [Rounded(8)(linear.weight / evened) for linear in linears]
+    return list(_wrong(x, weights, [linear.weight @ x.T for linear in linears], found))
+
+
+def _wrong(x: Tensor, weights: Sequence[Tensor], wanted: Sequence[Tensor], found: Bounds) -> Iterator[Tensor]:
+    x = x if found.share is None else x * found.share
     step = ((found.high - found.low) / 255).clamp_min(1e-8)
-    rounded = ((x * evened).clamp(found.low, found.high) / step).round() * step
-    return [Rounded(8)(linear.weight / evened) @ rounded.T - linear.weight @ x.T for linear in linears]
+    rounded = (x.clamp(found.low, found.high) / step).round() * step
+    return (weight @ rounded.T - y for weight, y in zip(weights, wanted, strict=True))
 
 
 def smooth(group: Inputs, linears: Sequence[nn.Linear], migration: float) -> Tensor:

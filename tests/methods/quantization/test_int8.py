@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.calibrate import inputs
+from gossamer.calibrate import Inputs, inputs
 from gossamer.forms import Rounded
 from gossamer.methods.quantization.int8 import ALPHAS, WORTH, Bounds, Int8, bounds, errors
 from gossamer.runtime.modules import IntEmbedding, IntLinear
@@ -150,15 +150,46 @@ def test_features_are_evened_out_where_that_halves_the_error_and_nowhere_else(tm
 
 def test_rounding_adds_nothing_on_average(tmp_path: Path) -> None:
     at = jobs.job(tmp_path)
+    uneven(at)
     plain, linears = deepcopy(at.model), [m for m in at.model.modules() if isinstance(m, nn.Linear)]
-    [first, *_] = inputs(at.model, linears, at.batches(Int8().samples))
-    names = [name for name, m in at.model.named_modules() if any(m is linears[place] for place in first.linears)]
+    seen = inputs(at.model, linears, at.batches(Int8().samples))
+    names = {name: group for group in seen for name, m in at.model.named_modules()
+             if any(m is linears[place] for place in group.linears)}  # fmt: skip
     jobs.run(at, Int8(static=True))
-    x = torch.cat(first.some)
-    for name in names:
-        wanted, found = (model.get_submodule(name)(x).detach() for model in (plain, at.model))
-        assert float((found - wanted).abs().mean()) > 1e-5, "it was rounded"
-        assert float((found - wanted).mean(0).abs().max()) < 1e-5
+    assert len(names) == len(linears)
+    assert 0 < sum(at.model.get_submodule(name).smooth for name in names) < len(names)
+    for name, group in names.items():
+        x = torch.cat(group.some)
+        wrong = (at.model.get_submodule(name)(x) - plain.get_submodule(name)(x)).detach()
+        assert float(wrong.std()) > 1e-5, "it was rounded"
+        assert float(wrong.mean(0).abs().max()) < 1e-3 * float(wrong.std())
+
+
+def test_tokens_are_looked_at_wherever_they_stand() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(1, 1)
+
+        def forward(self, x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.linear(x)
+
+    model, mask = Reads(), torch.ones(32, 64)
+    x = torch.arange(64.0).expand(32, 64)[..., None]
+    [group] = inputs(model, [model.linear], [{"x": x, "attention_mask": mask}] * 2)
+    first, second = (set(some.flatten().tolist()) for some in group.some)
+    assert min(len(first), len(second)) > 20 and first != second, "texts of one length, too"
+
+
+def test_a_few_tokens_far_away_are_cut() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 32)
+    x[0, 0] = 30.0
+    linear = nn.Linear(32, 16)
+    linear.weight.data[:, 0] = 0.0
+    assert float(bounds(Inputs([0], x.amin(0), x.amax(0), [x]), [linear], 0.0).high) < 15.0
+    nothing = torch.zeros(20, 32)
+    assert bounds(Inputs([0], nothing[0], nothing[0], [nothing]), [linear], None).share is None
 
 
 def test_linears_with_one_input_share_their_bounds(tmp_path: Path) -> None:
