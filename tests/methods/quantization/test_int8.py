@@ -176,15 +176,14 @@ def test_tokens_are_looked_at_wherever_they_stand() -> None:
 
     model, mask = Reads(), torch.ones(32, 64)
     x = torch.arange(64.0).expand(32, 64)[..., None]
-    [group] = inputs(model, [model.linear], [{"x": x, "attention_mask": mask}] * 2)
-    first, second = (set(some.flatten().tolist()) for some in group.some)
-    assert min(len(first), len(second)) > 20 and first != second, "texts of one length, too"
+    [group] = inputs(model, [model.linear], [{"x": x, "attention_mask": mask}])
+    assert len(set(group.some[0].flatten().tolist())) > 20, "in texts of one length, too"
 
 
 def test_a_few_tokens_far_away_are_cut() -> None:
     torch.manual_seed(0)
     x = torch.randn(500, 32)
-    x[0, 0] = 30.0
+    x[:2, 0] = torch.tensor([30.0, -30.0])
     linear = nn.Linear(32, 16)
     linear.weight.data[:, 0] = 0.0
     assert float(bounds(Inputs([0], x.amin(0), x.amax(0), [x]), [linear], 0.0).high) < 15.0
