@@ -361,8 +361,11 @@ def versus(what: str, ours: Sequence[str], others: Sequence[str], runs: Runs) ->
 
 
 def group(names: Sequence[str], seed: int, runs: Runs) -> float | None:
-    """The mean accuracy of some methods at equal cost, of one seed; None where nobody gets there."""
-    notes = [runs[name][seed] for name in names if seed in runs.get(name, {})]
+    """The mean accuracy of some methods at equal cost, of one seed; None where nobody gets there, or not all have run."""
+    ran = [runs[name] for name in names if runs.get(name)]
+    if not all(seed in mine for mine in ran):
+        return None
+    notes = [mine[seed] for mine in ran]
     found = [at for note in notes if (at := along(note, EQUAL)) is not None]
     return fmean(found) if found else None
 
