@@ -361,7 +361,7 @@ def versus(what: str, ours: Sequence[str], others: Sequence[str], runs: Runs) ->
 
 
 def group(names: Sequence[str], seed: int, runs: Runs) -> float | None:
-    """The mean accuracy of some methods at equal cost, of one seed; None where nobody gets there or some have not run."""
+    """The mean accuracy of some methods at equal cost, of one seed; None where nobody gets there or one has not run."""
     ran = [runs[name] for name in names if runs.get(name)]
     if not all(seed in mine for mine in ran):
         return None
