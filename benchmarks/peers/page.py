@@ -58,8 +58,8 @@ def opening(results: Results) -> str:
         "**Time** runs from token ids to logits: padding, sorting and packing are in it. In the order of arrival, 32 "
         "texts are given at a time. At once means that all are given, and everybody, peers too, sorts them by length.",
         "**Rounds.** In each round everybody is asked the same, in turns of two batches or 24 single texts, in an "
-        "order that changes. A round to warm up does not count (in it every length of single texts and every batch is "
-        "asked, so nobody prepares for a new shape later), nor does the first call of each turn. Times are medians "
+        "order that changes. A round to warm up does not count (in it every length of single texts and every batch of "
+        "32 is asked, so nobody prepares for these later), nor does the first call of each turn. Times are medians "
         "over rounds; a ratio is the median of ratios within rounds. Compare ratios, not figures of different runs.",
         f"**The limit** is how fast the fastest library at hand multiplies matrices of the model's shapes ({ROWS} "
         "tokens), timed in the same rounds. The share of it counts all linear layers on the real tokens, whether they "

@@ -32,8 +32,8 @@ class Load:
     """What is asked in one round.
 
     calls(r): the calls of round r, the texts of each.  size: how many texts at once at most.  low: only those with
-    less than fp32 take part.  rounds: at most so many; None: all.  warm: what is asked before all rounds and does not
-    count, every shape where there are many, for OpenVINO prepares itself for each; None: the first call.
+    less than fp32 take part.  warm: what is asked before all rounds and does not count: every shape where there are
+    many, for OpenVINO prepares itself for each; None: the first call.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Load:
     calls: Callable[[int], list[list[Read]]]
     size: int = CHUNK
     low: bool = False
-    rounds: int | None = None
     warm: list[list[Read]] | None = None
 
     def turns(self, turn: int) -> list[list[list[Read]]]:
@@ -51,15 +50,13 @@ class Load:
         calls, long = self.calls(turn), SINGLES if self.size == 1 else BATCHES
         return [calls[at : at + long] for at in range(0, len(calls), long)]
 
-    def takes(self, one: Contestant, turn: int) -> bool:
-        """Whether a contestant is asked in this round; -1 is the one that warms up."""
-        if self.rounds is not None and not 0 <= turn < self.rounds:
-            return False
+    def takes(self, one: Contestant) -> bool:
+        """Whether a contestant is asked."""
         return not (self.low and one.precision == "fp32")
 
 
-def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
-    """What is timed.  singles: texts asked alone in a round, others in the next; bulk: rounds of bulk, 0 for none."""
+def loads(texts: Texts, singles: int, bulk: bool) -> list[Load]:
+    """What is timed.  singles: texts asked alone in a round, others in the next; bulk: bulk as well."""
     some = texts.skewed
 
     def alone(turn: int) -> list[list[Read]]:
@@ -72,7 +69,7 @@ def loads(texts: Texts, singles: int, bulk: int) -> list[Load]:
         Load("arrival", f"batches of {CHUNK} in the order of arrival, skewed", lambda turn: arrived, warm=arrived),
         Load("sorted", f"{len(some)} texts at once, in batches of {CHUNK}, skewed", lambda turn: [some]),
         Load("fixed", f"a batch of {len(texts.fixed)} texts of 128 tokens", lambda turn: [texts.fixed]),
-        Load("bulk", f"{len(texts.bulk)} texts at once, skewed", lambda turn: [texts.bulk], low=True, rounds=bulk),
+        Load("bulk", f"{len(texts.bulk)} texts at once, skewed", lambda turn: [texts.bulk], low=True),
     ]
     return found if bulk else found[:-1]
 
@@ -91,9 +88,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
     contestants, absent = opened(folders, options.threads, options.compiled, options.among)
     say(f"  {len(contestants)} contestants; {len(absent)} left out")
     token, text, layer = shapes.macs(folders.plain)
-    asked = loads(
-        texts, singles=16 if options.quick else len(texts.skewed), bulk=0 if options.quick else options.rounds
-    )
+    asked = loads(texts, singles=16 if options.quick else len(texts.skewed), bulk=not options.quick)
     failed: dict[str, str] = {}
     accuracy = _accuracy(contestants, texts, failed)
     gemms = limit.gemms(layer, options.threads)
@@ -230,7 +225,7 @@ def _asked(load: Load, contestants: Sequence[Contestant], turn: int, laps: Laps,
     took: dict[str, list[float]] = {}
     for number, calls in enumerate(load.turns(turn)):
         for one in _shuffled(contestants, turn, number):
-            if one.name not in failed and load.takes(one, turn):
+            if one.name not in failed and load.takes(one):
                 try:
                     took.setdefault(one.name, []).extend(_turn(one, calls, load.size))
                 except Exception as error:

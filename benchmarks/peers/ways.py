@@ -91,7 +91,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         for kind in KINDS:
             ask, predictor = gossamer(place(folders, kind), engine, options.threads)
             contestants.append(Contestant(f"gossamer {engine} int8, {kind}", "int8", ask, predictor))
-    loads = [one for one in speed.loads(asked, 1, 0) if one.name in ("arrival", "sorted")]
+    loads = [one for one in speed.loads(asked, singles=1, bulk=False) if one.name in ("arrival", "sorted")]
     loads.append(
         speed.Load(
             "alone",

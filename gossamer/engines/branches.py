@@ -85,7 +85,7 @@ def _onward(
     if begun is not None:
         given |= _noted(graph, given)
     if begun is not None and len(rest) == 1:
-        given |= {**{name: begun[name] for name in GRID if name in begun}, "x": given[LAST]}
+        given |= {name: begun[name] for name in GRID if name in begun} | {"x": given[LAST]}
     elif "keep" in said:
         given |= _left(graph, said["keep"], given)
     following, then = rest[0]

@@ -42,10 +42,11 @@ def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: 
         ValueError: the folder's files are damaged, it has no exits, or the engine cannot read a graph.
     """
     with checked(folder):
-        return _by(name, folder, opened, alone, threshold)
+        return _predictor(name, folder, opened, alone, threshold)
 
 
-def _by(name: str, folder: Path, opened: Open, alone: bool, threshold: float | None) -> Predictor:
+def _predictor(name: str, folder: Path, opened: Open, alone: bool, threshold: float | None) -> Predictor:
+    """See `load`; the files are taken to be whole."""
     known = facts(folder, threshold)
     read, decode = reader(folder, known, alone=alone), decoder(folder)
     stages = sorted(folder.glob(STAGES))

@@ -65,11 +65,18 @@ def test_whole_weights_leave_the_trouble_to_others(folder: Path) -> None:
 
 
 def test_an_interruption_waits_for_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    going = Event()
-    monkeypatch.setattr(manifest, "digest", lambda file: going.wait(10) and "" if file.suffix == ".safetensors" else "")
-    monkeypatch.setattr(manifest, "_listed", lambda folder: {"config.json": "", "model.safetensors": ""})
+    going, done, digest = Event(), Event(), manifest.digest
+
+    def slow(file: Path) -> str:
+        if file.suffix == manifest.NUMBERS:
+            going.wait(10)
+            done.set()
+        return digest(file)
+
+    monkeypatch.setattr(manifest, "digest", slow)
     with pytest.raises(KeyboardInterrupt), manifest.checked(folder):
         raise KeyboardInterrupt
+    assert not done.is_set()
     going.set()
 
 

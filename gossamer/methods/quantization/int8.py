@@ -10,7 +10,7 @@ seen, or a part of it.  Features of very different sizes share one scale then; t
 expense (SmoothQuant, Xiao et al., ICML 2023, eq. 4) where that halves the squared error of the products, for it costs a
 pass over the activations.  How much goes to the weights (alpha) is 0.5 in the paper, for language models; encoders want
 more, and not every layer the same, so each layer has its own here.  What rounding adds to a product on average is
-taken from its bias (Nagel et al., ICCV 2019, section 4.2, here as it was seen on the texts).
+taken from its bias (empirical bias correction, Nagel et al., ICCV 2019, appendix D), for inputs as they are in fp32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -78,26 +78,25 @@ class Int8:
             job.tell("finding bounds of activations", i / len(groups))
             together = [linears[place] for place in group.linears]
             found = bounds(group, together, self.migration)
-            for linear, wrong in zip(together, errors(torch.cat(group.some), together, found), strict=True):
+            [wrong] = errors(torch.cat(group.some), together, [found])
+            for linear, its in zip(together, wrong, strict=True):
                 bound_input(linear, found.low, found.high, found.share)
                 if linear.bias is not None:
-                    linear.bias.data -= wrong.mean(1)
+                    linear.bias.data -= its.mean(1)
 
 
 @torch.no_grad()
 def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None) -> Bounds:
-    """Those that change the products of the linears least."""
+    """Those that change the products of the linears least; features are evened out where that is worth it."""
     x = torch.cat(group.some)
-    wanted = [linear.weight @ x.T for linear in linears]
     alphas = ALPHAS if migration is None else (migration,) if migration else ()
 
     def least(share: Tensor | None, parts: Sequence[float] = PARTS) -> tuple[float, Bounds]:
         """The squared error, and the bounds that have it."""
         evened = 1.0 if share is None else share
-        weights = [Rounded(8)(linear.weight / evened) for linear in linears]
         lowest, highest = (group.low * evened).min().clamp(max=0), (group.high * evened).max().clamp(min=0)
         tried = [Bounds(lowest * part, highest * part, share) for part in parts]
-        squares = [sum(wrong.square().sum().item() for wrong in _wrong(x, weights, wanted, one)) for one in tried]
+        squares = [sum(its.square().sum().item() for its in wrong) for wrong in errors(x, linears, tried)]
         return min(squares), tried[squares.index(min(squares))]
 
     error, best = least(None)
@@ -109,18 +108,19 @@ def bounds(group: Inputs, linears: Sequence[nn.Linear], migration: float | None)
 
 
 @torch.no_grad()
-def errors(x: Tensor, linears: Sequence[nn.Linear], found: Bounds) -> list[Tensor]:
-    """How far each linear's products are from those of x (n, in) when all is rounded; (out, n)."""
-    evened = 1.0 if found.share is None else found.share
-    weights = [Rounded(8)(linear.weight / evened) for linear in linears]
-    return list(_wrong(x, weights, [linear.weight @ x.T for linear in linears], found))
+def errors(x: Tensor, linears: Sequence[nn.Linear], tried: Sequence[Bounds]) -> Iterator[list[Tensor]]:
+    """Of each of these bounds, which have one share: how far each linear's products are from those of x, (out, n).
 
-
-def _wrong(x: Tensor, weights: Sequence[Tensor], wanted: Sequence[Tensor], found: Bounds) -> Iterator[Tensor]:
-    x = x if found.share is None else x * found.share
-    step = ((found.high - found.low) / 255).clamp_min(1e-8)
-    rounded = (x.clamp(found.low, found.high) / step).round() * step
-    return (weight @ rounded.T - y for weight, y in zip(weights, wanted, strict=True))
+    x: (n, in).
+    """
+    share = tried[0].share
+    wanted = [linear.weight @ x.T for linear in linears]
+    weights = [Rounded(8)(linear.weight if share is None else linear.weight / share) for linear in linears]
+    x = x if share is None else x * share
+    for found in tried:
+        step = ((found.high - found.low) / 255).clamp_min(1e-8)
+        rounded = (x.clamp(found.low, found.high) / step).round() * step
+        yield [weight @ rounded.T - y for weight, y in zip(weights, wanted, strict=True)]
 
 
 def smooth(group: Inputs, linears: Sequence[nn.Linear], migration: float) -> Tensor:

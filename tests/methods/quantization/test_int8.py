@@ -136,7 +136,7 @@ def test_features_are_evened_out_where_that_halves_the_error_and_nowhere_else(tm
         x = torch.cat(group.some)
 
         def error(found: Bounds, x: torch.Tensor = x, mine: list[nn.Linear] = mine) -> float:
-            return sum(wrong.square().sum().item() for wrong in errors(x, mine, found))
+            return sum(its.square().sum().item() for wrong in errors(x, mine, [found]) for its in wrong)
 
         own, never = (bounds(group, mine, alpha) for alpha in (None, 0.0))
         assert never.share is None
