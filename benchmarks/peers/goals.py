@@ -125,7 +125,8 @@ def single(results: Results) -> Iterator[Row]:
         if not peers or not mine:
             continue
         best_ = {p: min(peers, key=lambda name, p=p: who[name]["single"]["single"][p]) for p in ("p50", "p99")}  # type: ignore[misc]
-        for percentile, peer in [*best_.items(), *((p, name) for name in exact for p in ("p50", "p99"))]:
+        # Exact kernels are shown beside, and once where they are the better.
+        for percentile, peer in dict.fromkeys([*best_.items(), *((p, name) for name in exact for p in best_)]):
             theirs, ours = (who[name]["single"]["single"][percentile] for name in (peer, mine))
             ratio = theirs / ours
             if percentile == "p50":

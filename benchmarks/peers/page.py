@@ -71,7 +71,7 @@ def opening(results: Results) -> str:
     if not set(INT8) & set(machine["instructions"]):
         points.append(
             "**No VNNI here.** On such a processor the quick int8 kernels of x86 add two products in sixteen bits and "
-            "can overflow. gossamer takes exact kernels, which are slower; ONNX Runtime is shown with either."
+            "can overflow. gossamer takes exact kernels, which can be slower; ONNX Runtime is shown with either."
         )
     told = (
         f"Machine: {machine['cpu']} with {', '.join(machine['instructions']) or 'no special instructions'}; "
@@ -123,8 +123,9 @@ def speeds(results: Results) -> str:
 def _shape(one: Mapping[str, Any]) -> str:
     parts = [f"## {SHAPES[one['shape']]}"]
     if len(one["rounds"]) < FEWEST or one["texts"]["skewed"]["texts"] < SKEWED:
-        told = f"{len(one['rounds'])} rounds of {one['texts']['skewed']['texts']} skewed texts and no bulk"
-        parts.append(f"**A quick run**: {told}. It says less than the other figures.")
+        told = f"{len(one['rounds'])} rounds of {one['texts']['skewed']['texts']} skewed texts"
+        told += "" if "bulk" in one["loads"] else " and no bulk"
+        parts.append(f"**A short run**: {told}. It says less than the other figures.")
     parts.append(_single(one))
     parts += [_batches(one, name) for name in one["loads"] if not name.startswith("single")]
     parts += [_accuracy(one), _limit(one), _rounds(one)]

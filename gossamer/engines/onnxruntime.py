@@ -46,7 +46,9 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
     # own: measured on two cores, early exit was twice as slow by it, and one text alone no faster.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if saturates():
-        options.add_session_config_entry("session.x64quantprecision", "1")  # exact kernels, half as fast
+        options.add_session_config_entry(
+            "session.x64quantprecision", "1"
+        )  # exact kernels: as fast on some, half as fast on others
     try:
         return onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSED
