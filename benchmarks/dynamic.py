@@ -291,10 +291,12 @@ def call(model: Any, batch: Any) -> Any:
 def work(told: str, folder: Path, seeds: int, steps: int, methods: Sequence[str]) -> None:
     """Everything, a process with one thread for each core."""
     name, data = source(told, folder)
-    jobs = [(method, seed) for seed in range(seeds) for method in methods]
+    there = {path.name for path in (folder / name).glob("*.json")}
+    every = [(method, seed) for seed in range(seeds) for method in methods]
+    jobs = [(method, seed) for method, seed in every if f"{slug(method)}-{seed}-{steps}.json" not in there]
     count = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        list(pool.map(partial(base, name, data, folder / name), range(seeds)))
+        list(pool.map(partial(base, name, data, folder / name), sorted({seed for _, seed in jobs})))
         for note in pool.map(partial(run, told, folder, steps), jobs):
             print(time.strftime("%H:%M:%S"), "done", name, note, flush=True)
 
