@@ -133,12 +133,17 @@ def begun(name: str, data: Data, folder: Path, method: str, seed: int, steps: in
     return job
 
 
+def noted(folder: Path, method: str, seed: int, steps: int) -> Path:
+    """Where the figures of a method on a seed are kept."""
+    return folder / f"{slug(method)}-{seed}-{steps}.json"
+
+
 def run(told: str, folder: Path, steps: int, one: tuple[str, int]) -> str:
     """Train one method on one seed, and note its curves on development and test texts."""
     method, seed = one
     name, data = source(told, folder)
     folder = folder / name
-    note = folder / f"{slug(method)}-{seed}-{steps}.json"
+    note = noted(folder, method, seed, steps)
     if note.is_file():
         return note.name
     began, job = time.process_time(), begun(name, data, folder, method, seed, steps)
@@ -291,9 +296,8 @@ def call(model: Any, batch: Any) -> Any:
 def work(told: str, folder: Path, seeds: int, steps: int, methods: Sequence[str]) -> None:
     """Everything, a process with one thread for each core."""
     name, data = source(told, folder)
-    there = {path.name for path in (folder / name).glob("*.json")}
     every = [(method, seed) for seed in range(seeds) for method in methods]
-    jobs = [(method, seed) for method, seed in every if f"{slug(method)}-{seed}-{steps}.json" not in there]
+    jobs = [one for one in every if not noted(folder / name, *one, steps).is_file()]
     count = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         list(pool.map(partial(base, name, data, folder / name), sorted({seed for _, seed in jobs})))

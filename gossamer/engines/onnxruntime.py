@@ -46,9 +46,8 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
     # own: measured on two cores, early exit was twice as slow by it, and one text alone no faster.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if saturates():
-        options.add_session_config_entry(
-            "session.x64quantprecision", "1"
-        )  # exact kernels: as fast on some, half as fast on others
+        # Exact kernels: as fast on some processors, half as fast on others.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSED

@@ -39,11 +39,11 @@ def test_every_number_has_its_range_and_keeps_to_it(name: str) -> None:
             continue
         assert isinstance(range_, (Between, OneOf)), f"{name}.{field.name} has no range for a search to draw from"
         if isinstance(range_, Between):
-            several, found = isinstance(field.default, tuple), field.default is None  # None: the method finds its own
-            said = field.default if several else () if found else (field.default,)
-            assert all(range_.lo <= one <= range_.hi for one in said)
+            default = range_.lo if field.default is None else field.default  # None: the method finds its own
+            several = isinstance(default, tuple)
+            assert all(range_.lo <= one <= range_.hi for one in (default if several else (default,)))
             for beyond in (range_.lo - 1, range_.hi + 1):
-                given = (beyond,) if several else beyond if found else type(field.default)(beyond)
+                given = (beyond,) if several else type(default)(beyond)
                 with pytest.raises(ValueError, match=rf"{name}\({field.name}=\.\.\.\): found .*, expected .* from"):
                     recipe.check(replace(cls(), **{field.name: given}))
         else:
