@@ -130,7 +130,7 @@ def logits(made: nn.Module, given: dict[str, Tensor] | None = None) -> Tensor:
 @torch.no_grad()
 def costs(made: nn.Module) -> dict[str, float]:
     """What a model costs: bytes and weights stored; multiply-accumulates, and tokens by layers, of the mean text."""
-    work, macs, texts = list[float](), list[float](), examples(24)
+    work, macs, texts = list[float](), list[float](), examples(12)
     layers = dict.fromkeys(block.layer for block in blocks(made))
     hooks = [m.register_forward_pre_hook(lambda m, args: seen.append(args[0].shape[1])) for m in layers]
     for text in texts:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,11 +31,11 @@ class Beside(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.name().split(".")[0]
-        if name not in (*SOFTMAXES, *NORMS, *FUSED) and isinstance(func, torch._ops.OpOverload):
-            with self:  # under inference_mode, a layer's norm and its like arrive whole
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        if name not in (*SOFTMAXES, *NORMS, *FUSED) and macs.of_parts(
+            func
+        ):  # whole under inference_mode, as layers' norms
+            with self:
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         first = out if isinstance(out, Tensor) else out[0] if isinstance(out, (tuple, list)) and out else None
         if name in FUSED:  # (B, heads, T, d) against (B, heads, S, d)

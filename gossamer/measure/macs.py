@@ -9,6 +9,7 @@ closed form of an encoder layer, 4nH^2 + 2n^2H + 2nHI.  Attention counts whole, 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from math import prod
 from statistics import fmean
 from typing import Any
@@ -103,17 +104,24 @@ class Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.name().split(".")[0]  # "aten::mm.out" -> "aten::mm"
         formula = FORMULAS.get(name)
-        if formula is None:
-            with self:  # under inference_mode, matmul and its like arrive whole
-                parts = func.decompose(*args, **kwargs) if isinstance(func, torch._ops.OpOverload) else NotImplemented
-            if parts is not NotImplemented:
-                return parts
+        if formula is None and of_parts(func):  # under inference_mode, matmul and its like arrive whole
+            with self:
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         if formula is not None:
             self.total += formula(args, out if isinstance(out, Tensor) else out[0])
         elif PRODUCT_LIKE.search(word := name.split("::")[-1]) and not NO_PRODUCT.search(word):
             self.unknown.add(name)
         return out
+
+
+@cache
+def of_parts(func: Any) -> bool:
+    """Whether torch computes this operator by others, always."""
+    implicit = torch._C.DispatchKey.CompositeImplicitAutograd
+    return isinstance(func, torch._ops.OpOverload) and (
+        implicit in func.py_kernels or torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), implicit)
+    )
 
 
 def count(call: Callable[[], object]) -> int:

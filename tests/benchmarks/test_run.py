@@ -325,7 +325,7 @@ def test_a_bad_label_in_train_does_not_cost_dev(tmp_path: Path) -> None:
 
 
 def test_a_submission_to_elue_declares_what_the_curve_counts(tmp_path: Path) -> None:
-    made = worlds.world("text-classification", tmp_path / "w")
+    made = worlds.world("text-classification", tmp_path / "w", layers=4)
     lines = [f"{i}\tw{10 + i % 80} w20 w30" for i in range(2210)]  # 5 tokens each
     (tmp_path / "test.tsv").write_text("index\tsentence\n" + "\n".join(lines) + "\n")
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nw10\t1\nw11\t0\n")

@@ -9,6 +9,15 @@ from gossamer import engines, walking
 from gossamer.engines import export, integers, stages
 from gossamer.runtime import modules, walks
 
+# What counts layers of families whose layers are alike: one is enough.
+ALIKE = {
+    **dict.fromkeys(("electra", "deberta-v2", "xlm-roberta", "mpnet"), ("num_hidden_layers",)),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("num_hidden_layers",)),
+    **dict.fromkeys(("bart", "marian", "pegasus"), ("encoder_layers", "decoder_layers")),
+    "distilbert": ("n_layers",),
+    "gpt2": ("n_layer",),
+}
+
 
 def operators(folder):
     import onnx
@@ -108,19 +117,7 @@ def test_shared_layers_and_narrow_scores(tmp_path, save, tokenizer, rounded):
 )
 def test_every_family(family, tmp_path, save, tokenizer, rounded):
     leave = ("classifier", "rel_embeddings", "relative_attention_bias")  # tables of which the weight itself is read
-    alike = family in (
-        "electra",
-        "distilbert",
-        "deberta-v2",
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gpt2",
-        "xlm-roberta",
-    )
-    depth = "n_layers" if family == "distilbert" else "n_layer" if family == "gpt2" else "num_hidden_layers"
-    model = rounded(tiny.build(family, "classes", **({depth: 1} if alike else {})), leave)  # layers that are alike
+    model = rounded(tiny.build(family, "classes", **dict.fromkeys(ALIKE.get(family, ()), 1)), leave)
     folder = save(model, tmp_path / "family")
     written = export.write(model, tokenizer, folder)
     assert written.difference <= written.tolerance and written.agreement == 1

@@ -55,12 +55,12 @@ def test_law_3_three_steps_leave_it_finite_and_changed(name: str, finished: Fini
 
 @pytest.mark.parametrize("name", small.NAMES)
 def test_law_4_what_is_saved_is_loaded(name: str, finished: Finished, saved: Callable[..., Path]) -> None:
-    expected = small.logits(finished(name).model)
+    expected, cost = small.logits(finished(name).model), small.costs(finished(name).model)
     for load in (artefact.load, AutoModelForSequenceClassification.from_pretrained):
         read = load(saved(name))
         assert not read.training and read.config.id2label == dict(enumerate(small.LABELS))
         assert torch.allclose(small.logits(read), expected, atol=1e-6, rtol=0)
-        assert small.costs(read) == small.costs(finished(name).model)
+        assert small.costs(read) == cost
 
 
 @pytest.mark.parametrize("name", small.NAMES)

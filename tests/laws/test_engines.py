@@ -29,7 +29,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module", params=(*small.NAMES, *small.OTHERWISE))
 def made(request, tmp_path_factory, tokenizer):
-    layers = 3 if small.method(request.param).kind == "walk" else 4  # each is a stage, and takes its time to export
+    layers = 2 if small.method(request.param).kind in ("settle", "factor", "cut") else 3  # each takes time to export
     job = small.after(small.job(tmp_path_factory.mktemp("job"), layers=layers), request.param)
     written = []
     folder = artefact.save(

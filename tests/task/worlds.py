@@ -65,7 +65,7 @@ class World:
         return encode(self.task, self.tokenizer, self.data.train, max_length(self.tokenizer, self.model.config))
 
 
-def model(kind: str, task: Task, seed: int = 0) -> Any:
+def model(kind: str, task: Task, seed: int = 0, layers: int = 2) -> Any:
     """A tiny random model with the head that the task needs; its answers differ from text to text."""
     families = {
         "causal-lm": ("llama", "causal"), "seq2seq": ("bart", "seq2seq"), "masked-lm": ("bert", "masked"),
@@ -76,7 +76,7 @@ def model(kind: str, task: Task, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     size = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "vocab_size": 100}
     more = {"forced_eos_token_id": 3, "decoder_start_token_id": 2} if kind == "seq2seq" else {}
-    depth = {} if kind == "seq2seq" else {"num_hidden_layers": 4}
+    depth = {} if kind == "seq2seq" else {"num_hidden_layers": layers}
     told = {"num_labels": 2} if kind in ("causal-lm", "seq2seq", "masked-lm", "sentence-embedding") else {}
     made = tiny.build(family, head, **(size | more | depth | told | task.configure()))
     with torch.no_grad():
@@ -88,7 +88,7 @@ def model(kind: str, task: Task, seed: int = 0) -> Any:
     return made.eval()
 
 
-def world(kind: str, folder: Path, count: int = 60) -> World:
+def world(kind: str, folder: Path, count: int = 60, layers: int = 2) -> World:
     """The data of a kind as a folder of jsonl, and a model saved beside it."""
     place = folder / "data"
     place.mkdir(parents=True)
@@ -97,7 +97,7 @@ def world(kind: str, folder: Path, count: int = 60) -> World:
         (place / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
     data = read(place, task=kind)
     task = of(data)
-    tokenizer, made = texts.tokenizer(), model(kind, task)
+    tokenizer, made = texts.tokenizer(), model(kind, task, layers=layers)
     made.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return World(kind, data, task, made, tokenizer, folder)
