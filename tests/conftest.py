@@ -14,16 +14,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def what_stays_is_no_garbage():
-    """Every training ends with a search for garbage, which takes a fifth of a second among all that torch has made."""
+    """Every training ends with a search for garbage, which takes a fifth of a second among all that torch has made.
+
+    So what is there when a module begins is left out of searches from then on.
+    """
     import torch._dynamo  # noqa: F401
     import transformers.trainer  # noqa: F401
 
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

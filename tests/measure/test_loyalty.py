@@ -64,8 +64,8 @@ def test_a_constant_and_the_order_of_classes_do_not_matter(pair, constant, rando
     before = probability_loyalty(one, other)
     assert probability_loyalty(one + constant, other) == pytest.approx(before, abs=1e-6)
     order = list(range(one.shape[1]))
-    random.shuffle(order)
-    assert probability_loyalty(one[:, order], other[:, order]) == pytest.approx(before, abs=1e-9)
+    random.shuffle(order)  # the root of what rounding leaves of a divergence of none is up to 1e-8
+    assert probability_loyalty(one[:, order], other[:, order]) == pytest.approx(before, abs=1e-6)
 
 
 def test_what_cannot_be_compared_is_refused():
