@@ -31,11 +31,10 @@ class Beside(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.name().split(".")[0]
-        if name not in (*SOFTMAXES, *NORMS, *FUSED) and macs.of_parts(
-            func
-        ):  # whole under inference_mode, as layers' norms
-            with self:
-                return func.decompose(*args, **kwargs)
+        if name not in (*SOFTMAXES, *NORMS, *FUSED):
+            found = macs.by_parts(self, func, args, kwargs)
+            if found is not NotImplemented:
+                return found
         out = func(*args, **kwargs)
         first = out if isinstance(out, Tensor) else out[0] if isinstance(out, (tuple, list)) and out else None
         if name in FUSED:  # (B, heads, T, d) against (B, heads, S, d)

@@ -9,7 +9,6 @@ closed form of an encoder layer, 4nH^2 + 2n^2H + 2nHI.  Attention counts whole, 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from math import prod
 from statistics import fmean
 from typing import Any
@@ -104,9 +103,8 @@ class Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.name().split(".")[0]  # "aten::mm.out" -> "aten::mm"
         formula = FORMULAS.get(name)
-        if formula is None and of_parts(func):  # under inference_mode, matmul and its like arrive whole
-            with self:
-                return func.decompose(*args, **kwargs)
+        if formula is None and (found := by_parts(self, func, args, kwargs)) is not NotImplemented:
+            return found
         out = func(*args, **kwargs)
         if formula is not None:
             self.total += formula(args, out if isinstance(out, Tensor) else out[0])
@@ -115,13 +113,21 @@ class Counter(TorchDispatchMode):
         return out
 
 
-@cache
-def of_parts(func: Any) -> bool:
-    """Whether torch computes this operator by others, always."""
-    implicit = torch._C.DispatchKey.CompositeImplicitAutograd
-    return isinstance(func, torch._ops.OpOverload) and (
-        implicit in func.py_kernels or torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), implicit)
-    )
+_WHOLE = set[Any]()  # operators that were found to have no parts
+
+
+def by_parts(mode: TorchDispatchMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator gives that is made of others, each of which the mode sees; NotImplemented of any other.
+
+    Under inference_mode, matmul and its like arrive whole.
+    """
+    if func in _WHOLE:
+        return NotImplemented
+    with mode:
+        found = func.decompose(*args, **kwargs) if isinstance(func, torch._ops.OpOverload) else NotImplemented
+    if found is NotImplemented:
+        _WHOLE.add(func)
+    return found
 
 
 def count(call: Callable[[], object]) -> int:
