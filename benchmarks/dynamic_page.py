@@ -168,13 +168,11 @@ def dataset(name: str, runs: Runs, methods: Sequence[str], drawn: Path) -> list[
     absent = [method for method in methods if method not in runs]
     if absent:
         about += f" Not run: {', '.join(absent)}."
-    plain = {
-        seed: {mine[seed]["whole"] for mine in runs.values() if seed in mine} for mine in runs.values() for seed in mine
-    }
-    if any(len(of_seed) > 1 for of_seed in plain.values()):
+    plain = {(seed, note["whole"]) for mine in runs.values() for seed, note in mine.items()}
+    if len(plain) > len({seed for seed, _ in plain}):
         about += (
-            " Methods of one seed that name different plain models were run on different processors, on which"
-            " fine-tuning ends elsewhere: compare each with its own."
+            " Methods of one seed that name different plain models started from one that was fine-tuned anew, which"
+            " ends elsewhere on another processor: compare each with its own."
         )
     parts = [f"## {TITLES.get(name, name)}", fill(about, 120)]
     if drawn.is_file():

@@ -88,7 +88,7 @@ def test_replayed_is_as_run(made: Any, size: int) -> None:
     found = record(made.model, [small.batch([one]) for one in texts])
     before = exits.threshold
     try:
-        for exits.threshold in thresholds(found, 8 if size == 1 else 5):
+        for exits.threshold in thresholds(found, 20 if size == 1 else 5):
             wanted_layers, wanted = replay(exits, found, exits.threshold)
             for longest in (0, 20):
                 layers, answers = online(made.model, texts, size, longest)
