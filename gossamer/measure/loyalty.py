@@ -34,8 +34,8 @@ def distance(p: Any, q: Any, base: float = 2) -> Array:
     def term(x: Array) -> Array:  # (1 + x) log(1 + x), to the last digit where p and q are nearly equal; 0 log 0 = 0
         return np.asarray((1 + x) * np.log1p(x, out=np.zeros_like(x), where=x > -1))
 
-    nats = (middle * (term(x) + term(-x))).sum(-1) / 2
-    return np.sqrt(np.clip(nats, 0, log(2)) / log(base))  # rounding may step just outside
+    nats: Array = (middle * (term(x) + term(-x))).sum(-1) / 2
+    return np.asarray(np.sqrt(np.clip(nats, 0, log(2)) / log(base)))  # rounding may step just outside
 
 
 def label_loyalty(teacher: Any, student: Any) -> float:
