@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .criteria import CRITERIA, Criterion, Memory
 from .heads import HEADS, Head
-from .passage import Passage, averaged
+from .passage import Padded, Passage, Texts
 from .walks import Walk, summary
 
 
@@ -66,14 +66,14 @@ class Exits(Walk):
         rates = (getattr(config, name, None) for name in ("classifier_dropout", "seq_classif_dropout"))
         return float(next((r for r in rates if r is not None), getattr(config, "hidden_dropout_prob", 0.0)))
 
-    def around(self, step: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What the exit after this layer (0-based) makes of all tokens, where it looks at them; x (b, t, d)."""
-        if self.heads.across:
-            return self.heads.around(self.places.index(step + 1), x, mask) if step + 1 in self.places else x
-        return averaged(x, mask) if self.pool == "mean" else x
+    def around(self, step: int, x: Tensor, texts: Texts) -> Tensor:
+        """What the exit after this layer (0-based) is to know of each text; x (b, t, d) -> (n, ...)."""
+        if self.heads.across and step + 1 in self.places:
+            return self.heads.around(self.places.index(step + 1), x, texts)
+        return texts.mean(x) if self.pool == "mean" and not self.heads.across else texts.firsts(x)
 
     def at(self, step: int, first: Tensor, memory: Memory) -> tuple[Tensor, Tensor] | None:
-        """Logits and features of the exit after a layer, None where there is none, from the first token's (b, ...)."""
+        """Logits and features of the exit after a layer, None where there is none; first: (n, ...), of each text."""
         self.heads.look(step, first, memory)
         if step + 1 not in self.places:
             return None
@@ -82,12 +82,9 @@ class Exits(Walk):
 
     def every(self, hidden: list[Tensor], mask: Tensor | None) -> list[tuple[Tensor, Tensor]]:
         """Logits and features of every exit, from the states after each layer, (b, t, d); mask: (b, t) or None."""
-        memory, found = Memory(), list[tuple[Tensor, Tensor]]()
-        shown = None
-        if mask is not None and (self.heads.across or self.pool == "mean"):
-            shown = (~mask.bool())[:, None, None, :].to(hidden[0].dtype) * torch.finfo(hidden[0].dtype).min
+        memory, found, texts = Memory(), list[tuple[Tensor, Tensor]](), Padded(mask, hidden[0])
         for step, x in enumerate(hidden):
-            said = self.at(step, self.around(step, x, shown)[:, 0], memory)
+            said = self.at(step, self.around(step, x, texts), memory)
             found += [said] if said is not None else []
         return found
 
@@ -99,11 +96,7 @@ class Exits(Walk):
         if self.training or self.whole:
             return
         step, memory = passage.step, passage.memory
-        if self.pool == "mean" and not self.heads.across:
-            first = passage.mean(passage.x)
-        else:
-            first = passage.firsts(self.around(step, passage.x, passage.shown))
-        said = self.at(step, first, memory)
+        said = self.at(step, self.around(step, passage.x, passage), memory)
         last = step == self.depth - 1
         if said is None and not (last and self.rule.concludes):
             return

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .criteria import Memory
+from .passage import Texts
 from .walks import summary
 
 
 class Head(nn.Module):
     """The classifiers of all exits.  width: of the hidden states; labels: answers; count: of exits."""
 
-    across = False  # does it look at all tokens, or at the first one only?
+    across = False  # does it look at all tokens, or at what stands for a text only?
 
     def __init__(self, width: int, labels: int, count: int) -> None:
         super().__init__()
@@ -23,15 +24,15 @@ class Head(nn.Module):
         """The linear layers that read hidden states."""
         return []
 
-    def around(self, i: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What the first token is to know of the others; x (b, t, d), mask additive or None -> (b, t, ...)."""
-        return x
+    def around(self, i: int, x: Tensor, texts: Texts) -> Tensor:
+        """What exit i is to know of each text, (n, ...), where it looks at all tokens; x (b, t, d)."""
+        raise AssertionError(f"{type(self).__name__} looks at one vector for each text")
 
     def look(self, i: int, first: Tensor, memory: Memory) -> None:
-        """Keep what later exits need, of every layer that has a place in `memory`; first: (b, d)."""
+        """Keep what later exits need, of every layer that has a place in `memory`; first: (n, d)."""
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
-        """Logits (b, labels) of exit i, and the features (b, ...) that they were made of; first: (b, ...)."""
+        """Logits (n, labels) of exit i, and the features (n, ...) that they were made of; first: (n, ...)."""
         raise AssertionError(f"{type(self).__name__} says nothing")
 
 
@@ -71,7 +72,10 @@ class OwnPooler(Head):
 class Branch(Head):
     """A narrow self-attention over all tokens, then a linear layer twice (FastBERT, Liu et al., ACL 2020, 3.1).
 
-    size: its width; heads: of its attention.
+    size: its width; heads: of its attention.  Only what the first token sees is read.  One query per text needs no key
+    or value per token: with K = x W, q K^T = (q W^T) x^T, and the mean of values is the value of the mean.  So a token
+    costs its narrowing, width * size, and two products of `size` for each head; the answers are those of attention
+    among all tokens.  Keys have no bias: it would add the same to every score.
     """
 
     across = True
@@ -80,10 +84,11 @@ class Branch(Head):
         super().__init__(width, labels, count)
         self.size, self.heads = size, heads
         for name, given, found in (
-            ("narrow", width, size), ("q", size, size), ("k", size, size), ("v", size, size), ("o", size, size),
-            ("dense", size, size), ("linear", size, labels),
+            ("narrow", width, size), ("q", size, size), ("v", size, size), ("o", size, size), ("dense", size, size),
+            ("linear", size, labels),
         ):  # fmt: skip
             self.add_module(name, nn.ModuleList(nn.Linear(given, found) for _ in range(count)))
+        self.keys = nn.ParameterList(nn.Parameter(torch.randn(heads, size // heads, size) * 0.02) for _ in range(count))
 
     def readers(self) -> list[Any]:
         """Those that narrow."""
@@ -93,13 +98,13 @@ class Branch(Head):
         """One of the linear layers of exit i."""
         return self.get_submodule(f"{name}.{i}")(x)  # type: ignore[no-any-return]
 
-    def around(self, i: int, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(b, t, size)."""
+    def around(self, i: int, x: Tensor, texts: Texts) -> Tensor:
+        """(n, size)."""
         x = self.at("narrow", i, x).tanh()
-        q, k, v = (self.at(name, i, x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv")
-        scores = q @ k.transpose(-1, -2) * (self.size // self.heads) ** -0.5
-        probs = (scores if mask is None else scores + mask).softmax(-1)
-        return self.at("o", i, (probs @ v).transpose(1, 2).flatten(-2))
+        q = self.at("q", i, texts.firsts(x)).unflatten(-1, (self.heads, 1, -1)) * (self.size // self.heads) ** -0.5
+        seen = texts.found((q @ self.keys[i]).squeeze(-2), x)  # (n, heads, size)
+        values = self.at("v", i, seen).unflatten(-1, (self.heads, -1))  # of each head's mean, for every head
+        return self.at("o", i, torch.cat([values[:, head, head] for head in range(self.heads)], -1))
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
         """The features are the first token's."""

@@ -21,8 +21,46 @@ CARRIED: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 
 
+class Texts:
+    """Texts that are each in a row of their own: what stands for one, of what its tokens have."""
+
+    @property
+    def shown(self) -> Tensor | None:
+        """What each token may see, as numbers to add to scores, (b, 1, t or 1, t); None: everything."""
+        raise NotImplementedError
+
+    def firsts(self, x: Tensor) -> Tensor:
+        """Of what stands for each token, (b, t, ...), that of each text's first one, (n, ...)."""
+        return x[:, 0]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over each text's tokens; x (b, t, d) -> (n, d)."""
+        mask = self.shown
+        if mask is None:
+            return x.mean(1)
+        weights = mask[:, 0, :1].float().softmax(-1).to(x.dtype)  # alike for all that are seen
+        return (weights @ x)[:, 0]
+
+    def found(self, query: Tensor, x: Tensor) -> Tensor:
+        """The mean over each text's tokens, weighed by softmax(query x^T); query (n, heads, d), x (b, t, d)."""
+        scores, mask = query @ x.transpose(-1, -2), self.shown
+        return (scores if mask is None else scores + mask[:, 0, :1]).softmax(-1) @ x
+
+
+class Padded(Texts):
+    """As many texts as rows.  mask: (b, t) True or 1 on tokens, or None; like: of what type the numbers are."""
+
+    def __init__(self, mask: Tensor | None, like: Tensor) -> None:
+        self._shown = None if mask is None else additive(mask.bool()[:, None, None, :], like)
+
+    @property
+    def shown(self) -> Tensor | None:
+        """The mask, (b, 1, 1, t)."""
+        return self._shown
+
+
 @dataclass
-class Passage:
+class Passage(Texts):
     """The state of one run through the layers.
 
     x: (b, t, d) hidden states of the rows and tokens still travelling.  rows: (b,) their places in the batch.
@@ -98,15 +136,6 @@ class Passage:
         if mask.ndim == 2:
             mask = mask[:, None, None, :].bool()
         return additive(mask, self.x)
-
-    def firsts(self, x: Tensor) -> Tensor:
-        """Of what stands for each token, (b, t, ...), that of each text's first one, (b, ...)."""
-        return x[:, 0]
-
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over each text's tokens, (b, d)."""
-        mask = self.shown
-        return averaged(x, None if mask is None else mask[:, :, :1])[:, 0]
 
     def keep_rows(self, keep: Tensor) -> None:
         """Only the rows `keep` (b,) True travel on; what the others have so far is laid aside, in order."""
@@ -238,14 +267,6 @@ class Passage:
         self.answers[self.rows[who]] = logits[who]
         self.answered[self.rows[who]] = True
         self.finished = self.finished | who
-
-
-def averaged(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over the tokens that each token sees; x (b, t, d), mask (b, 1, t or 1, t) -> (b, t or 1, d)."""
-    if mask is None:
-        return x.mean(1, keepdim=True)
-    weights = mask[:, 0].float().softmax(-1).to(x.dtype)  # alike for all that are seen
-    return weights @ x
 
 
 def visible(mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:

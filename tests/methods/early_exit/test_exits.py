@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import BertConfig, BertForSequenceClassification
 
 from gossamer import recipe
+from gossamer.engines.laid import Watched
 from gossamer.loss import EveryExit, Projected, Step, Task, every_exit
 from gossamer.measure.layers import watching
+from gossamer.measure.macs import count
 from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
 from gossamer.replay import Record, conformal, exits_of, record, replay
 from gossamer.runtime.criteria import Memory, Votes, entropy
-from gossamer.runtime.passage import Passage
+from gossamer.runtime.passage import Padded, Passage
 from gossamer.trace import tracing
 from gossamer.train import Lesson
 from gossamer.walking import exits
@@ -50,6 +53,45 @@ def test_the_mean_is_of_the_texts_own_tokens(tmp_path: Path) -> None:
     [(logits, _), *_] = found.every([x, x, x, x], mask)
     first = torch.stack([x[0].mean(0), x[1, :2].mean(0)])
     assert torch.allclose(logits, found.at(0, first, Memory())[0], atol=1e-6)  # type: ignore[index]
+
+
+def test_a_branch_is_attention_among_all_tokens_read_at_the_first(tmp_path: Path) -> None:
+    """By hand, keys and values made of every token; texts laid end to end see what padded ones see."""
+    job = small.job(tmp_path)
+    exits(job.model, {"is": "Branch", "size": 8}, {"is": "Entropy"}, 0.5)
+    head = exits_of(job.model).heads
+    for one in [*head.parameters()]:
+        one.data.normal_()
+    x, mask = torch.randn(2, 5, 32), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    narrow = head.narrow[1](x).tanh()
+    keys = F.linear(narrow, head.keys[1].flatten(0, 1), torch.randn(8))  # a bias of keys changes nothing
+    q, k, v = (one.unflatten(-1, (2, 4)).transpose(1, 2) for one in (head.q[1](narrow), keys, head.v[1](narrow)))
+    seen = F.scaled_dot_product_attention(q, k, v, mask.bool()[:, None, None, :])
+    expected = head.o[1](seen.transpose(1, 2).flatten(-2))[:, 0]
+    assert torch.allclose(head.around(1, x, Padded(mask, x)), expected, atol=1e-5)
+    laid = torch.cat([x[0], x[1, :3]]).view(2, 4, 32)  # in two rows, which are one here
+    none = torch.zeros(2, dtype=torch.bool)
+    texts = Watched(laid, {}, none, none[:, None], none[:, None], none, none)
+    texts.places, texts.owners = torch.tensor([0, 5]), torch.tensor([1] * 5 + [2] * 3)
+    assert torch.allclose(head.around(1, laid, texts), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exits_cost_under_three_per_cent_when_nobody_leaves(name: str, tmp_path: Path) -> None:
+    """Counted, of six layers of 384 as the embedded model has them, for short and long texts."""
+    job = small.job(tmp_path)
+    shape = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=100
+    )
+    job.model, plain = (BertForSequenceClassification(shape).eval() for _ in range(2))
+    next(recipe.methods()[name]()(job))
+    found = exits_of(job.model)
+    found.eval()
+    for long in (24, 256):
+        ids = torch.full((1, long), 7)
+        hidden, mask = [torch.randn(1, long, 384)] * 6, torch.ones(1, long)
+        spent = count(lambda hidden=hidden, mask=mask: found.every(hidden, mask))
+        assert 0 < spent < 0.03 * count(lambda ids=ids: plain(input_ids=ids))
 
 
 def thresholds(found: Record, count: int = 20) -> list[float]:
