@@ -14,7 +14,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from .anatomy import blocks, family, towers
 from .block import find
-from .runtime.attention import NAME, Heard, attention, listening
+from .runtime.attention import Heard, attention, listening, using
 
 
 @dataclass
@@ -151,10 +151,7 @@ def _follow_attention(model: nn.Module, seen: list[Trace], undo: ExitStack) -> N
             if attend is not None:
                 mine[attend] = (seen[block.tower], view is not block)
                 _route(attend, undo)
-    for config in {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values():
-        if hasattr(config, "_attn_implementation"):
-            undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = NAME
+    undo.enter_context(using(model))
 
     def hear(heard: Heard) -> None:
         trace, crossed = mine.get(heard.module, (None, False))

@@ -25,6 +25,7 @@ from gossamer.gates import HardConcrete
 from gossamer.job import Job, room
 from gossamer.loss import EveryExit, Loss, Step, Sum
 from gossamer.order import allow
+from gossamer.runtime.attention import using
 from gossamer.runtime.exits import Exits
 from gossamer.runtime.walks import Walk
 from gossamer.task import Classification, Task
@@ -355,7 +356,7 @@ def train(job: Job, stage: Train) -> None:
             trainer.remove_callback(callback)
     point = latest(folder) if job.resume else None
     try:
-        with room(job.folder):
+        with room(job.folder), using(job.model) if job.device.type == "cpu" else nullcontext():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
     finally:
         for p, wanted in before.items():

@@ -13,6 +13,7 @@ from torch import nn
 
 from gossamer.gates import HardConcrete
 from gossamer.loss import Hidden, Logits, Loss, Step, Sum, Task
+from gossamer.runtime import attention
 from gossamer.runtime.exits import Exits
 from gossamer.train import InOrder, Lesson, Moment, StageTrainer, Train, drive, grouped, keepers, latest, length, train
 from tests import small
@@ -192,6 +193,14 @@ def test_each_step_is_told_how_far_it_is(tmp_path: Path) -> None:
     assert [m.progress for m in seen] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert all(m.optimizer is not None for m in seen[:-1])
     assert told[-1] == ("count: step 4 of 4", 1.0) and len(told) == 4
+
+
+def test_a_stage_runs_on_our_attention(tmp_path: Path) -> None:
+    """Which torch's dropout would have write all scores to memory; before and after it is the model's own."""
+    job, seen = small.job(tmp_path), []
+    before = job.model.config._attn_implementation
+    train(job, Train(Task(), each_step=lambda moment: seen.append(job.model.config._attn_implementation)))
+    assert set(seen[:-1]) == {attention.NAME} != {before} and job.model.config._attn_implementation == before
 
 
 def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path) -> None:

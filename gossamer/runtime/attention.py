@@ -1,13 +1,15 @@
 """One attention function that lets others see the queries, keys, values and scores of every family.
 
-It is registered with transformers under the name ``gossamer``.  While nobody listens it hands over to the fused
-kernel; while somebody does, it spells the softmax out and tells what it computed.
+It is registered with transformers under the name ``gossamer``.  It hands over to the fused kernel, unless somebody
+listens or there is none for what was asked; then it goes through the scores in blocks, or spells the softmax out, and
+tells what it computed.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,25 +19,49 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .blockwise import Told, attend, weighed
+
 NAME = "gossamer"
 
 
 @dataclass
 class Heard:
-    """What one call of one attention module computed.
+    """What one call of one attention module computed; what was not made on the way is made when somebody asks.
 
-    query, key, value: (B, heads, T, head size), keys and values repeated to the number of query heads.
-    scores: (B, heads, Tq, Tk), scaled, position bias included, before the mask.
-    mask: additive, broadcastable to the scores, or None.  probs: the softmax of scores + mask.
+    query, key, value: (B, heads, T, head size), keys and values repeated to the number of query heads.  scaling: of the
+    scores.  bias: of the position, added to the scores.  mask: additive, broadcastable to the scores, or None.
+    weights: of the keys, (B, T), or None; see `weighing`.
     """
 
     module: nn.Module
     query: Tensor
     key: Tensor
     value: Tensor
-    scores: Tensor
+    scaling: float
+    bias: Tensor | None
     mask: Tensor | None
-    probs: Tensor
+    weights: Tensor | None
+    average: Tensor | None = None
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """(B, heads, Tq, Tk), scaled, position bias included, before the mask."""
+        scores = self.query @ self.key.transpose(-1, -2) * self.scaling
+        return scores if self.bias is None else scores + self.bias
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """(B, heads, Tq, Tk), the softmax of scores + mask."""
+        scores, mask = self.scores, self.mask
+        probs = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32)
+        if self.weights is not None:
+            probs = weighed(probs, self.weights)[0]
+        return probs.to(self.value.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, Tq, Tk), the mean of the probabilities over heads."""
+        return self.probs.float().mean(1) if self.average is None else self.average
 
 
 Listener = Callable[[Heard], None]
@@ -103,8 +129,10 @@ def attention(
     A module that carries a child `rounding` has its four operands rounded on the way (TernaryBERT, section 3.1).
     """
     rounding = getattr(module, "rounding", None)
-    listeners = _listeners.get()
-    if not listeners and rounding is None and _weights.get() is None:
+    listeners, weights = _listeners.get(), _weights.get()
+    plain = not listeners and rounding is None and weights is None
+    rate = dropout if module.training else 0.0
+    if plain and not (rate and slow(query, attention_mask, position_bias, module)):
         mask = attention_mask
         if position_bias is not None:
             added = additive(mask, query)
@@ -114,28 +142,55 @@ def attention(
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     if rounding is not None:
         query, key, value = rounding.query(query), rounding.key(key), rounding.value(value)
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if position_bias is not None:
-        scores = scores + position_bias
-    mask = additive(attention_mask, scores)
-    probs = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32)
-    if (keys := _weights.get()) is not None:
-        itself = torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)
-        probs = probs * torch.maximum(keys[:, None, None, :], itself)
-        probs = probs / probs.sum(-1, keepdim=True)
-    probs = probs.to(value.dtype)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    heard = Heard(module, query, key, value, scaling, position_bias, additive(attention_mask, query), weights)
+    probs = None
+    if rounding is None and slow(query, attention_mask, position_bias, module):
+        told = Told(scaling, rate, bool(listeners))
+        out, heard.average = attend(query, key, value, heard.mask, weights, told)
+    else:
+        probs = heard.probs
+        kept = probs if rounding is None else rounding.probs(probs)
+        out = F.dropout(kept, p=dropout, training=module.training) @ value
     for listener in listeners:
-        listener(Heard(module, query, key, value, scores, mask, probs))
-    weights = rounding.probs(probs) if rounding is not None else probs
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), probs
+        listener(heard)
+    return out.transpose(1, 2).contiguous(), probs
+
+
+def slow(query: Tensor, mask: Tensor | None, bias: Tensor | None, module: nn.Module) -> bool:
+    """Whether torch would write all scores to memory, where blocks of them do.
+
+    On a CPU, in single precision, outside of graphs that are being recorded, and with no gradient for mask or bias.
+    """
+    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    causal = mask is None and getattr(module, "is_causal", False)
+    learns = mask is not None and mask.requires_grad
+    single = query.device.type == "cpu" and query.dtype == torch.float32
+    return single and not (recorded or causal or learns) and bias is None
 
 
 def use(model: nn.Module) -> None:
-    """Let a model run on this attention function for good, layers that were copied with their own config included."""
-    for config in {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values():
-        if hasattr(config, "_attn_implementation"):
-            config._attn_implementation = NAME
+    """Let a model run on this attention function for good."""
+    for config in _configs(model):
+        config._attn_implementation = NAME
+
+
+@contextmanager
+def using(model: nn.Module) -> Iterator[None]:
+    """Let a model run on this attention function inside the block."""
+    before = [(config, config._attn_implementation) for config in _configs(model)]
+    use(model)
+    try:
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Its own and those of its parts: layers that were copied have one each."""
+    every = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}.values()
+    return [config for config in every if hasattr(config, "_attn_implementation")]
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)

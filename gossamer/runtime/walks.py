@@ -145,7 +145,7 @@ class TokenThreshold(Walk):
 
 def received(passage: Passage, heard: Heard, own: bool = True) -> Tensor:
     """The attention that each token receives from the living ones, per head, (b, t); own: its own counts too."""
-    probs = heard.probs.float().mean(1)
+    probs = heard.mean
     total = (probs * passage.living[:, :, None]).sum(1)
     return total if own else total - probs.diagonal(dim1=1, dim2=2)
 
