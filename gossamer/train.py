@@ -307,7 +307,7 @@ def train(job: Job, stage: Train) -> None:
     end = folder / "end.safetensors"
     if job.resume and end.is_file():
         stage.each_step(Moment(1.0, None))
-        lesson.load_state_dict(load_file(end), strict=False)
+        _read_back(lesson, end)
         job.model.eval()
         return
     if teacher is not None and stage.batch_size * stage.accumulate * steps >= len(job.train) / 2:  # more come later
@@ -356,7 +356,7 @@ def train(job: Job, stage: Train) -> None:
             trainer.remove_callback(callback)
     point = latest(folder) if job.resume else None
     try:
-        with room(job.folder), using(job.model) if job.device.type == "cpu" else nullcontext():
+        with room(job.folder), using(job.model, "sdpa") if job.device.type == "cpu" else nullcontext():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
     finally:
         for p, wanted in before.items():
@@ -371,6 +371,21 @@ def train(job: Job, stage: Train) -> None:
             save_file(unique({k: v.contiguous() for k, v in lesson.state_dict().items()}), part)
             os.replace(part, end)
             job.forget_checkpoints(folder)
+
+
+def _read_back(lesson: Lesson, end: Path) -> None:
+    """What a stage ended with.
+
+    Raises:
+        ValueError: it is not of this stage.
+    """
+    found = load_file(end)
+    if lacking := unique(lesson.state_dict()).keys() ^ found.keys():
+        raise ValueError(
+            f"{end} was written by another version of gossamer, or for another model: it and this stage differ in "
+            f"{', '.join(sorted(lacking)[:3])}; go on with that version, or begin anew in another folder"
+        )
+    lesson.load_state_dict(found, strict=False)
 
 
 def drive(job: Job, method: Method) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gossamer.gates import HardConcrete
@@ -219,6 +220,20 @@ def test_a_stage_without_the_teacher_it_needs(tmp_path: Path) -> None:
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_another_stage_is_refused(tmp_path: Path) -> None:
+    """What it lacks would stay as it was made, by chance."""
+    job = small.job(tmp_path)
+    train(job, Train(Task()))
+    [end] = tmp_path.rglob("end.safetensors")
+    found = load_file(end)
+    found["student.classifier.gone"] = found.pop("student.classifier.weight")
+    save_file(found, end)
+    again = small.job(tmp_path)
+    again.resume = True
+    with pytest.raises(ValueError, match=r"another version of gossamer.*classifier\.gone, student\.classifier\.weight"):
+        train(again, Train(Task()))
 
 
 def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:

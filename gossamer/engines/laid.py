@@ -72,12 +72,6 @@ class Watched(Passage):
         assert self.mask is not None
         return self.mask[:, 0] > -1
 
-    @property
-    def mine(self) -> Tensor:
-        """Which of all the tokens are each text's own, (n, R * T)."""
-        assert self.owners is not None and self.places is not None, "it is asked for texts, not for tokens"
-        return self.owners.index_select(0, self.places)[:, None] == self.owners
-
     def firsts(self, x: Tensor) -> Tensor:
         """(R, T, ...) -> (n, ...)."""
         assert self.places is not None, "it is asked for tokens, not for texts"
@@ -85,14 +79,19 @@ class Watched(Passage):
 
     def mean(self, x: Tensor) -> Tensor:
         """(R, T, d) -> (n, d): one product, where the mask would have it made for every token."""
-        weights = self.mine.to(x.dtype)
+        assert self.owners is not None and self.places is not None, "it is asked for texts, not for tokens"
+        mine = self.owners.index_select(0, self.places)[:, None] == self.owners  # (n, R * T)
+        weights = mine.to(x.dtype)
         return weights @ x.flatten(0, 1) / weights.sum(1, keepdim=True)
 
     def found(self, query: Tensor, x: Tensor) -> Tensor:
-        """Query (n, heads, d), x (R, T, d) -> (n, heads, d), in one product as well."""
-        x = x.flatten(0, 1)
-        hidden = (~self.mine).to(x.dtype) * -1e9
-        return (query @ x.transpose(0, 1) + hidden[:, None]).softmax(-1) @ x
+        """Query (n, heads, d), x (R, T, d) -> (n, heads, d): each text's own row of tokens is enough."""
+        assert self.owners is not None and self.places is not None, "it is asked for texts, not for tokens"
+        row, whose = self.places // x.shape[1], self.owners.index_select(0, self.places)
+        mine = self.owners.view(x.shape[:2]).index_select(0, row) == whose[:, None]  # (n, T)
+        x = x.index_select(0, row)
+        hidden = (~mine).to(x.dtype) * -1e9
+        return (query @ x.transpose(1, 2) + hidden[:, None]).softmax(-1) @ x
 
     def answer(self, logits: Tensor, who: Tensor) -> None:
         """Note the answers of texts that have none yet."""

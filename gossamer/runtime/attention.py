@@ -5,7 +5,7 @@ listens or there is none for what was asked; then it goes through the scores in 
 tells what it computed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -132,7 +132,8 @@ def attention(
     listeners, weights = _listeners.get(), _weights.get()
     plain = not listeners and rounding is None and weights is None
     rate = dropout if module.training else 0.0
-    if plain and not (rate and slow(query, attention_mask, position_bias, module)):
+    odd = any(kwargs.get(name) is not None for name in ("is_causal", "s_aux", "softcap"))
+    if plain and (odd or not (rate and slow((query, key, value), attention_mask, position_bias, module))):
         mask = attention_mask
         if position_bias is not None:
             added = additive(mask, query)
@@ -145,7 +146,7 @@ def attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heard = Heard(module, query, key, value, scaling, position_bias, additive(attention_mask, query), weights)
     probs = None
-    if rounding is None and slow(query, attention_mask, position_bias, module):
+    if rounding is None and slow((query, key, value), attention_mask, position_bias, module):
         told = Told(scaling, rate, bool(listeners))
         out, heard.average = attend(query, key, value, heard.mask, weights, told)
     else:
@@ -157,16 +158,17 @@ def attention(
     return out.transpose(1, 2).contiguous(), probs
 
 
-def slow(query: Tensor, mask: Tensor | None, bias: Tensor | None, module: nn.Module) -> bool:
+def slow(operands: Sequence[Tensor], mask: Tensor | None, bias: Tensor | None, module: nn.Module) -> bool:
     """Whether torch would write all scores to memory, where blocks of them do.
 
     On a CPU, in single precision, outside of graphs that are being recorded, and with no gradient for mask or bias.
     """
-    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state()
     causal = mask is None and getattr(module, "is_causal", False)
     learns = mask is not None and mask.requires_grad
-    single = query.device.type == "cpu" and query.dtype == torch.float32
-    return single and not (recorded or causal or learns) and bias is None
+    single = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in operands)
+    mixed = torch.is_autocast_enabled("cpu")
+    return single and not (recorded or causal or learns or mixed) and bias is None
 
 
 def use(model: nn.Module) -> None:
@@ -176,10 +178,11 @@ def use(model: nn.Module) -> None:
 
 
 @contextmanager
-def using(model: nn.Module) -> Iterator[None]:
-    """Let a model run on this attention function inside the block."""
+def using(model: nn.Module, instead_of: str | None = None) -> Iterator[None]:
+    """Let a model run on this attention function inside the block.  instead_of: only where it ran on that one."""
     before = [(config, config._attn_implementation) for config in _configs(model)]
-    use(model)
+    for config, name in before:
+        config._attn_implementation = NAME if instead_of in (None, name) else name
     try:
         yield
     finally:

@@ -30,8 +30,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, weigh
 
     query, key, value: (B, heads, T, head size).  mask: additive, broadcastable to the scores; it gets no gradient.
     weights: of the keys, (B, T) of at most 1; see gossamer.runtime.attention.weighing.  The share that is dropped is
-    rounded to a multiple of 1 / 65536, and what stays is scaled by exactly what it lost.
+    rounded to a multiple of 1 / 65536, and what stays is scaled by exactly what it lost.  There is no second gradient.
     """
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.ndim)]
     return Blockwise.apply(query, key, value, mask, weights, told)  # type: ignore[no-untyped-call]
 
 
@@ -61,7 +63,7 @@ class Blockwise(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, mask, weights, kept)
         ctx.told = told
         ctx.set_materialize_grads(False)
-        return out if kept is None else out.div_(1 - limit(told.dropout) / LEVELS), mean
+        return out if kept is None else out.div_(left(told.dropout)), mean
 
     @staticmethod
     @once_differentiable
@@ -74,7 +76,7 @@ class Blockwise(torch.autograd.Function):
         if grad is None:
             grad = query.new_zeros(*query.shape[:3], value.shape[3])
         if kept is not None:
-            grad = grad / (1 - limit(ctx.told.dropout) / LEVELS)
+            grad = grad / left(ctx.told.dropout)
         for at in blocks((*query.shape[:3], key.shape[2])):
             probs = seen = softmax(query[at], key[at], scaling, part(mask, at))
             if weights is not None:
@@ -98,7 +100,7 @@ class Blockwise(torch.autograd.Function):
 
 def blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
     """Rows and heads of each block of scores (B, heads, Tq, Tk): several rows, or of one row some heads."""
-    rows, heads, each = shape[0], shape[1], max(1, shape[2] * shape[3])
+    rows, heads, each = shape[0], max(1, shape[1]), max(1, shape[2] * shape[3])
     some, many = max(1, BLOCK // (heads * each)), min(heads, max(1, BLOCK // each))
     for row in range(0, rows, some):
         for head in range(0, heads, many):
@@ -123,7 +125,7 @@ def softmax(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> 
 
 def weighed(probs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities by the weight of the keys (b, t), what they summed up to, and the weights of each query's keys."""
-    itself = torch.eye(weights.shape[1], dtype=torch.bool)
+    itself = torch.eye(weights.shape[1], dtype=torch.bool, device=weights.device)
     each = weights[:, None, None, :].to(probs.dtype).masked_fill(itself, 1.0)
     found = probs * each
     sums = found.sum(-1, keepdim=True)
@@ -135,8 +137,15 @@ def limit(dropout: float) -> int:
     return round(dropout * LEVELS)
 
 
+def left(dropout: float) -> float:
+    """The share that is left, 1 where nothing is."""
+    return 1 - limit(dropout) / LEVELS or 1.0
+
+
 def drawn(chance: Any, shape: torch.Size, dropout: float) -> Tensor:
-    """True where something stays.  A fair coin of torch costs ten times as much as one of these."""
-    count = shape.numel()
+    """True where something stays.  A coin of torch's costs several times as much as one of these."""
+    count, gone = shape.numel(), limit(dropout)
+    if gone == LEVELS:
+        return torch.zeros(shape, dtype=torch.bool)
     bits = torch.from_numpy(chance.random_raw(-(-count // 4)).view(np.int16))[:count].view(shape)
-    return bits >= limit(dropout) - LEVELS // 2
+    return bits >= gone - LEVELS // 2

@@ -72,10 +72,7 @@ class OwnPooler(Head):
 class Branch(Head):
     """A narrow self-attention over all tokens, then a linear layer twice (FastBERT, Liu et al., ACL 2020, 3.1).
 
-    size: its width; heads: of its attention.  Only what the first token sees is read.  One query per text needs no key
-    or value per token: with K = x W, q K^T = (q W^T) x^T, and the mean of values is the value of the mean.  So a token
-    costs its narrowing, width * size, and two products of `size` for each head; the answers are those of attention
-    among all tokens.  Keys have no bias: it would add the same to every score.
+    size: its width; heads: of its attention.  What FastBERT made before there was QueryBranch.
     """
 
     across = True
@@ -84,11 +81,10 @@ class Branch(Head):
         super().__init__(width, labels, count)
         self.size, self.heads = size, heads
         for name, given, found in (
-            ("narrow", width, size), ("q", size, size), ("v", size, size), ("o", size, size), ("dense", size, size),
-            ("linear", size, labels),
+            ("narrow", width, size), ("q", size, size), ("k", size, size), ("v", size, size), ("o", size, size),
+            ("dense", size, size), ("linear", size, labels),
         ):  # fmt: skip
             self.add_module(name, nn.ModuleList(nn.Linear(given, found) for _ in range(count)))
-        self.keys = nn.ParameterList(nn.Parameter(torch.randn(heads, size // heads, size) * 0.02) for _ in range(count))
 
     def readers(self) -> list[Any]:
         """Those that narrow."""
@@ -100,16 +96,38 @@ class Branch(Head):
 
     def around(self, i: int, x: Tensor, texts: Texts) -> Tensor:
         """(n, size)."""
-        x = self.at("narrow", i, x).tanh()
-        q = self.at("q", i, texts.firsts(x)).unflatten(-1, (self.heads, 1, -1)) * (self.size // self.heads) ** -0.5
-        seen = texts.found((q @ self.keys[i]).squeeze(-2), x)  # (n, heads, size)
-        values = self.at("v", i, seen).unflatten(-1, (self.heads, -1))  # of each head's mean, for every head
-        return self.at("o", i, torch.cat([values[:, head, head] for head in range(self.heads)], -1))
+        x, mask = self.at("narrow", i, x).tanh(), texts.shown
+        q, k, v = (self.at(name, i, x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in "qkv")
+        scores = q @ k.transpose(-1, -2) * (self.size // self.heads) ** -0.5
+        probs = (scores if mask is None else scores + mask).softmax(-1)
+        return texts.firsts(self.at("o", i, (probs @ v).transpose(1, 2).flatten(-2)))
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
         """The features are the first token's."""
         seen = self.at("dense", i, first).tanh()
         return self.at("linear", i, seen), seen
+
+
+class QueryBranch(Branch):
+    """The same answers at the price of the narrowing, for of all tokens' attention only the first one's is read.
+
+    One query per text needs no key or value per token: with K = x W, q K^T = (q W^T) x^T, and the mean of values is the
+    value of the mean.  So a token costs width * size, and two products of `size` for each head.  Keys have no bias: it
+    would add the same to every score.
+    """
+
+    def __init__(self, width: int, labels: int, count: int, size: int = 128, heads: int = 2) -> None:
+        super().__init__(width, labels, count, size, heads)
+        del self.k
+        self.keys = nn.ParameterList(nn.Parameter(torch.randn(heads, size // heads, size) * 0.02) for _ in range(count))
+
+    def around(self, i: int, x: Tensor, texts: Texts) -> Tensor:
+        """(n, size)."""
+        x = self.at("narrow", i, x).tanh()
+        q = self.at("q", i, texts.firsts(x)).unflatten(-1, (self.heads, 1, -1)) * (self.size // self.heads) ** -0.5
+        seen = texts.found((q @ self.keys[i]).squeeze(-2), x)  # (n, heads, size)
+        values = self.at("v", i, seen).unflatten(-1, (self.heads, -1))  # of each head's mean, for every head
+        return self.at("o", i, torch.cat([values[:, head, head] for head in range(self.heads)], -1))
 
 
 class Mixed(Head):
@@ -181,4 +199,6 @@ class PastFuture(Head):
         return 2 * gate * u.sum(1) + 2 * (1 - gate) * future, seen
 
 
-HEADS: dict[str, type[Head]] = {one.__name__: one for one in (SharedPooler, OwnPooler, Branch, Mixed, PastFuture)}
+HEADS: dict[str, type[Head]] = {
+    one.__name__: one for one in (SharedPooler, OwnPooler, Branch, QueryBranch, Mixed, PastFuture)
+}

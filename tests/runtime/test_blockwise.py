@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gossamer.runtime import blockwise
-from gossamer.runtime.attention import Heard, listening, use, weighing
+from gossamer.runtime.attention import NAME, Heard, attention, listening, use, using, weighing
 from gossamer.runtime.blockwise import LEVELS, Told, attend
 from tests import small
 
@@ -142,3 +142,61 @@ def test_weighed_keys_are_as_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
         found = model(**given).logits
         monkeypatch.setattr("gossamer.runtime.attention.slow", lambda *told: False)
         assert torch.allclose(found, model(**given).logits, atol=1e-5)
+
+
+def test_masks_of_fewer_dimensions_spread_as_they_do_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "BLOCK", 1)
+    query, key, value, _, _ = made(4, 4, 4, 4)
+    for shape in ((4, 4), (4,), (1, 4, 4), (4, 4, 4)):
+        mask = torch.randn(shape, dtype=torch.float64)
+        found = attend(query, key, value, mask, None, Told(0.7, 0.0, False))[0]
+        assert torch.allclose(found, spelt_out(query, key, value, mask, None)[0])
+
+
+def test_all_may_be_dropped_and_heads_may_be_none() -> None:
+    query, key, value, mask, _ = made(2, 2, 4, 4)
+    assert not attend(query, key, value, mask, None, Told(0.7, 1.0, False))[0].any()
+    some = [one[:, :0] for one in (query, key, value)]
+    assert attend(*some, mask, None, Told(0.7, 0.1, True))[0].shape == (2, 0, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "odd", ["mixed precision", "half a precision", "recorded", "not ours", "capped", "causal", "elsewhere"]
+)
+def test_what_blocks_are_not_made_for_goes_another_way(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*told: Any) -> Any:
+        raise AssertionError("in blocks")
+
+    monkeypatch.setattr("gossamer.runtime.attention.attend", never)
+    query, key, value = (torch.randn(2, 3, 4, 8, device="meta" if odd == "elsewhere" else None) for _ in "qkv")
+    module = torch.nn.Module().train()
+    more: dict[str, Any] = {}
+    if odd == "half a precision":
+        query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
+    elif odd == "not ours":
+        more["position_bias"] = torch.randn(1, 3, 4, 4)
+    elif odd in ("capped", "causal"):
+        more = {"capped": {"s_aux": torch.zeros(3)}, "causal": {"is_causal": True}}[odd]
+    with torch.autocast("cpu", torch.bfloat16, enabled=odd == "mixed precision"):
+        if odd == "recorded":
+            torch.jit.trace(
+                lambda *qkv: attention(module, *qkv, dropout=0.1)[0], (query, key, value), check_trace=False
+            )
+        else:
+            out, _ = attention(module, query, key, value, dropout=0.1, **more)
+            assert out.shape == (2, 4, 3, 8)
+    if odd == "elsewhere":
+        with weighing(torch.rand(2, 4, device="meta")):
+            assert attention(module, query, key, value, dropout=0.1)[0].device.type == "meta"
+
+
+def test_only_what_ran_on_torchs_own_is_taken_over() -> None:
+    model = small.model()
+    for before in ("eager", "sdpa"):
+        model.config._attn_implementation = before
+        with using(model, "sdpa"):
+            assert model.config._attn_implementation == (NAME if before == "sdpa" else before)
+        with pytest.raises(ValueError, match="stop"), using(model):
+            assert model.config._attn_implementation == NAME
+            raise ValueError("stop")
+        assert model.config._attn_implementation == before

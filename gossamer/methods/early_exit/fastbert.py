@@ -3,7 +3,8 @@
 After every layer a branch: a narrow self-attention over the tokens and a small classifier (section 3.1).  The
 fine-tuned model stands still, and the branches learn what it answers, KL(p_L || p_i) summed over the branches (eq. 6,
 7): no labels are needed.  An example leaves where its uncertainty, the entropy over ln C, is at most `speed` (eq. 8).
-The last classifier is the model's own, where the authors give it a branch's shape.
+The last classifier is the model's own, where the authors give it a branch's shape.  A branch computes what its first
+token sees, where the authors' code computes that for all tokens and reads the first.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class FastBERT:
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """Branches learn from the end."""
-        found = exits(job.model, {"is": "Branch", "size": self.size}, {"is": "Entropy", "share": True}, self.speed)
+        found = exits(job.model, {"is": "QueryBranch", "size": self.size}, {"is": "Entropy", "share": True}, self.speed)
         count = len(found.places)
         pulls = torch.zeros(count + 1, count + 1)
         pulls[:count, count] = 1.0

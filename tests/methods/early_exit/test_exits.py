@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from gossamer import recipe
+from gossamer import artefact, recipe
 from gossamer.engines.laid import Watched
 from gossamer.loss import EveryExit, Projected, Step, Task, every_exit
 from gossamer.measure.layers import watching
@@ -20,6 +20,7 @@ from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
 from gossamer.replay import Record, conformal, exits_of, record, replay
 from gossamer.runtime.criteria import Memory, Votes, entropy
+from gossamer.runtime.heads import Branch
 from gossamer.runtime.passage import Padded, Passage
 from gossamer.trace import tracing
 from gossamer.train import Lesson
@@ -58,22 +59,36 @@ def test_the_mean_is_of_the_texts_own_tokens(tmp_path: Path) -> None:
 def test_a_branch_is_attention_among_all_tokens_read_at_the_first(tmp_path: Path) -> None:
     """By hand, keys and values made of every token; texts laid end to end see what padded ones see."""
     job = small.job(tmp_path)
-    exits(job.model, {"is": "Branch", "size": 8}, {"is": "Entropy"}, 0.5)
-    head = exits_of(job.model).heads
-    for one in [*head.parameters()]:
+    exits(job.model, {"is": "QueryBranch", "size": 8}, {"is": "Entropy"}, 0.5)
+    head, older = exits_of(job.model).heads, Branch(32, 2, 3, 8)
+    for one in [*head.parameters(), *older.parameters()]:
         one.data.normal_()
+    older.load_state_dict(head.state_dict() | older.k.state_dict(prefix="k."), strict=False)
+    older.k[1].weight.data = head.keys[1].data.flatten(0, 1)  # it has a bias as well, which changes nothing
     x, mask = torch.randn(2, 5, 32), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     narrow = head.narrow[1](x).tanh()
-    keys = F.linear(narrow, head.keys[1].flatten(0, 1), torch.randn(8))  # a bias of keys changes nothing
+    keys = F.linear(narrow, head.keys[1].flatten(0, 1), torch.randn(8))
     q, k, v = (one.unflatten(-1, (2, 4)).transpose(1, 2) for one in (head.q[1](narrow), keys, head.v[1](narrow)))
     seen = F.scaled_dot_product_attention(q, k, v, mask.bool()[:, None, None, :])
     expected = head.o[1](seen.transpose(1, 2).flatten(-2))[:, 0]
     assert torch.allclose(head.around(1, x, Padded(mask, x)), expected, atol=1e-5)
-    laid = torch.cat([x[0], x[1, :3]]).view(2, 4, 32)  # in two rows, which are one here
-    none = torch.zeros(2, dtype=torch.bool)
-    texts = Watched(laid, {}, none, none[:, None], none[:, None], none, none)
-    texts.places, texts.owners = torch.tensor([0, 5]), torch.tensor([1] * 5 + [2] * 3)
+    assert torch.allclose(older.around(1, x, Padded(mask, x)), expected, atol=1e-5)
+    laid = torch.cat([x[0], x[1, :3], torch.randn(2, 32)]).view(2, 5, 32)  # the second row ends with padding
+    whole = torch.zeros(2, dtype=torch.bool)
+    texts = Watched(laid, {}, whole, whole[:, None], whole[:, None], whole, whole)
+    texts.places, texts.owners = torch.tensor([0, 5]), torch.tensor([1] * 5 + [8] * 3 + [7] * 2)
     assert torch.allclose(head.around(1, laid, texts), expected, atol=1e-5)
+
+
+def test_an_artefact_with_older_branches_is_read(tmp_path: Path) -> None:
+    """FastBERT's branches once made keys of every token."""
+    model = small.model()
+    found = exits(model, {"is": "Branch", "size": 8}, {"is": "Entropy", "share": True}, 0.9)
+    for one in found.parameters():
+        one.data.normal_()
+    artefact.save(model, tmp_path / "old", verify=False)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "old").eval()
+    assert torch.allclose(small.logits(again), small.logits(model), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,6 +107,14 @@ def test_exits_cost_under_three_per_cent_when_nobody_leaves(name: str, tmp_path:
         hidden, mask = [torch.randn(1, long, 384)] * 6, torch.ones(1, long)
         spent = count(lambda hidden=hidden, mask=mask: found.every(hidden, mask))
         assert 0 < spent < 0.03 * count(lambda ids=ids: plain(input_ids=ids))
+    if found.heads.across:  # eight texts in each row of a grid as engines fill them
+        firsts, none = torch.arange(0, 2048, 16), torch.zeros(128, dtype=torch.bool)
+        x = torch.randn(16, 128, 384)
+        texts = Watched(x, {}, none, none[:, None], none[:, None], none, none)
+        texts.places, texts.owners = firsts, torch.arange(128).repeat_interleave(16)
+        ids = torch.full((1, 128), 7)
+        spent = sum(count(lambda i=i: found.around(i, x, texts)) for i in range(5))
+        assert 0 < spent < 0.03 * 16 * count(lambda: plain(input_ids=ids))
 
 
 def thresholds(found: Record, count: int = 20) -> list[float]:
