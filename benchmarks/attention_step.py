@@ -42,15 +42,18 @@ def spelled_out() -> Iterator[None]:
         yield
 
 
+def shape(attention: str) -> BertConfig:
+    """MiniLM's."""
+    return BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2,
+        attn_implementation=attention,
+    )  # fmt: skip
+
+
 def step(name: str, tokens: int) -> Callable[[], None]:
     """A function that takes one step."""
     torch.manual_seed(0)
-    kind = "eager" if "eager" in name else "sdpa"
-    shape = BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2,
-        attn_implementation=kind,
-    )  # fmt: skip
-    model = BertForSequenceClassification(shape).train()
+    model = BertForSequenceClassification(shape("eager" if "eager" in name else "sdpa")).train()
     if SIDES[name]:
         threshold = TokenThreshold(6, 0.01, length=tokens)
         threshold.soft = True
