@@ -89,15 +89,21 @@ def alone(name: str, tokens: int, threads: int) -> int:
         return pool.submit(partial(held, name, tokens)).result()
 
 
-def main() -> None:
-    """Time the steps and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(about: str | None) -> argparse.Namespace:
+    """How many threads, which are set, and rounds; says on what it runs."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     found = hardware()
     print(f"{found['cpu']} with {', '.join(found['instructions'])}; {told.threads} threads; torch {torch.__version__}")
+    return told
+
+
+def main() -> None:
+    """Time the steps and print the table."""
+    told = asked(__doc__)
     print(f"{'':10} {'':28} cpu s   ratio   MiB")
     for tokens in LENGTHS:
         steps = {name: step(name, tokens) for name in SIDES}

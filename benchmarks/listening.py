@@ -7,17 +7,15 @@ nothing.  The others have LTP's thresholds, so low that no token leaves: what is
 They take turns, the first round does not count; medians of the process's time, and how many times plain's that is.
 """
 
-import argparse
 from collections.abc import Callable
 from statistics import median
 from time import process_time
 from typing import Any
 
 import torch
-from attention_step import shape, spelled_out
+from attention_step import asked, shape, spelled_out
 from transformers import BertForSequenceClassification
 
-from gossamer.environment import hardware
 from gossamer.runtime.walks import TokenThreshold
 from gossamer.walking import walk
 
@@ -41,13 +39,7 @@ def sides(texts: int, tokens: int) -> dict[str, Callable[[], Any]]:
 @torch.no_grad()
 def main() -> None:
     """Time the answers and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    told = parser.parse_args()
-    torch.set_num_threads(told.threads)
-    found = hardware()
-    print(f"{found['cpu']} with {', '.join(found['instructions'])}; {told.threads} threads; torch {torch.__version__}")
+    told = asked(__doc__)
     print(f"{'':32} cpu ms  times plain")
     for texts, tokens in LOADS:
         every = sides(texts, tokens)

@@ -49,7 +49,7 @@ class Blockwise(torch.autograd.Function):
         out = query.new_empty(*query.shape[:3], value.shape[3])
         mean = query.new_zeros(shape[0], *shape[2:]) if told.mean else None
         kept = torch.empty(shape, dtype=torch.bool) if told.dropout else None
-        chance = np.random.SFC64(0 if kept is None else int(torch.randint(2**62, ())))
+        chance = None if kept is None else np.random.SFC64(int(torch.randint(2**62, ())))
         for at in blocks(shape):
             probs = seen = softmax(query[at], key[at], told.scaling, part(mask, at))
             if weights is not None:
