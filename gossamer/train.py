@@ -379,8 +379,8 @@ def _read_back(lesson: Lesson, end: Path) -> None:
     Raises:
         ValueError: it is not of this stage.
     """
-    found = load_file(end)
-    if lacking := unique(lesson.state_dict()).keys() ^ found.keys():
+    found, own = load_file(end), lesson.state_dict()
+    if lacking := (unique(own).keys() - found.keys()) | (found.keys() - own.keys()):
         raise ValueError(
             f"{end} was written by another version of gossamer, or for another model: it and this stage differ in "
             f"{', '.join(sorted(lacking)[:3])}; go on with that version, or begin anew in another folder"

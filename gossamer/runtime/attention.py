@@ -132,8 +132,9 @@ def attention(
     listeners, weights = _listeners.get(), _weights.get()
     plain = not listeners and rounding is None and weights is None
     rate = dropout if module.training else 0.0
+    in_blocks = rounding is None and slow((query, key, value), attention_mask, position_bias, module)
     odd = any(kwargs.get(name) is not None for name in ("is_causal", "s_aux", "softcap"))
-    if plain and (odd or not (rate and slow((query, key, value), attention_mask, position_bias, module))):
+    if plain and (odd or not (rate and in_blocks)):
         mask = attention_mask
         if position_bias is not None:
             added = additive(mask, query)
@@ -145,17 +146,15 @@ def attention(
         query, key, value = rounding.query(query), rounding.key(key), rounding.value(value)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heard = Heard(module, query, key, value, scaling, position_bias, additive(attention_mask, query), weights)
-    probs = None
-    if rounding is None and slow((query, key, value), attention_mask, position_bias, module):
+    if in_blocks:
         told = Told(scaling, rate, bool(listeners))
         out, heard.average = attend(query, key, value, heard.mask, weights, told)
     else:
-        probs = heard.probs
-        kept = probs if rounding is None else rounding.probs(probs)
-        out = F.dropout(kept, p=dropout, training=module.training) @ value
+        probs = heard.probs if rounding is None else rounding.probs(heard.probs)
+        out = F.dropout(probs, p=rate) @ value
     for listener in listeners:
         listener(heard)
-    return out.transpose(1, 2).contiguous(), probs
+    return out.transpose(1, 2).contiguous(), None if in_blocks else heard.probs
 
 
 def slow(operands: Sequence[Tensor], mask: Tensor | None, bias: Tensor | None, module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """A batch on its way through the layers: who is still in it, and which tokens each still has."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +22,13 @@ CARRIED: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 
 
-class Texts:
+class Texts(ABC):
     """Texts that are each in a row of their own: what stands for one, of what its tokens have."""
 
     @property
+    @abstractmethod
     def shown(self) -> Tensor | None:
         """What each token may see, as numbers to add to scores, (b, 1, t or 1, t); None: everything."""
-        raise NotImplementedError
 
     def firsts(self, x: Tensor) -> Tensor:
         """Of what stands for each token, (b, t, ...), that of each text's first one, (n, ...)."""

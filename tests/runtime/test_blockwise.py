@@ -179,9 +179,8 @@ def test_what_blocks_are_not_made_for_goes_another_way(odd: str, monkeypatch: py
         more = {"capped": {"s_aux": torch.zeros(3)}, "causal": {"is_causal": True}}[odd]
     with torch.autocast("cpu", torch.bfloat16, enabled=odd == "mixed precision"):
         if odd == "recorded":
-            torch.jit.trace(
-                lambda *qkv: attention(module, *qkv, dropout=0.1)[0], (query, key, value), check_trace=False
-            )
+            given, mask = (query, key, value), torch.zeros(1, 1, 4, 4)
+            torch.jit.trace(lambda *qkv: attention(module, *qkv, mask, dropout=0.1)[0], given, check_trace=False)
         else:
             out, _ = attention(module, query, key, value, dropout=0.1, **more)
             assert out.shape == (2, 4, 3, 8)
