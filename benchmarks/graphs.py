@@ -6,8 +6,9 @@ MiniLM as benchmarks/engines.py writes it, Int8(static=True); both sides of a ra
 batches of 32 texts that nobody has seen before, rows of chosen widths against rows of 128 tokens.  Attention: one text,
 and texts laid end to end, as one operator against spelled out.  Care: OpenVINO looks for tokens that may look at none
 in every layer, which we spare it.  Shapes: the first call with a grid's shape against later ones.  Tags: a tagger whose
-tokens leave on the way (LTP), one text at a time, by the one graph for it against the stages.  Use the machine for
-nothing else meanwhile.
+tokens leave on the way (LTP), one text at a time, by the one graph for it against the stages.  Kernels: without VNNI,
+ONNX Runtime's quick ones, exact by how Int8 rounds weights, against its exact ones, in use and to load.  Use the
+machine for nothing else meanwhile.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from gossamer.engines.graphs import ALONE, GRAPH, PACKED
 from gossamer.engines.packing import WIDTHS, fill, layouts, together
 from gossamer.engines.predictor import pad
 from gossamer.engines.texts import Facts, facts
-from gossamer.environment import hardware
+from gossamer.environment import hardware, saturates
 from gossamer.runtime.manifest import seal
 from gossamer.task import Read
 
@@ -110,6 +111,25 @@ def care(told: argparse.Namespace, folder: Path, known: Facts) -> None:
         print(f"no care, rows of {width:<8} openvino     {a:8.2f} {b:8.2f} {b / a:6.2f}")
 
 
+def kernels(told: argparse.Namespace, folder: Path, known: Facts) -> None:
+    """Quick ones, and those that are exact for any weights."""
+    quick, exact = partial(onnxruntime.program, folder / PACKED, told.threads), partial(unfit, folder / PACKED, told)
+    sides = quick(), exact()
+    asked = {f"one text of {n}": texts([n]) for n in (12, 24, 128)} | {"2048 tokens": texts([32] * 64)}
+    for name, reads in asked.items():
+        batch = fill(together([len(one.ids) for one in reads]), reads, known)
+        a, b = turns(*(partial(side, batch) for side in sides), told.rounds)
+        print(f"kernels, {name:16} onnxruntime  {a:8.2f} {b:8.2f} {b / a:6.2f}")
+    a, b = turns(quick, exact, told.rounds)
+    print(f"kernels, to load          onnxruntime  {a:8.2f} {b:8.2f} {b / a:6.2f}")
+
+
+def unfit(graph: Path, told: argparse.Namespace) -> Program:
+    """A graph as if its weights were any."""
+    with mock.patch.object(onnxruntime, "fits", lambda graph: False):
+        return onnxruntime.program(graph, told.threads)
+
+
 def tagger(plain: Path, part: Path) -> None:
     """A tagger with the plain model's layers, which loses tokens by a threshold in the middle of each."""
     from transformers import AutoModelForTokenClassification, AutoTokenizer, set_seed
@@ -166,6 +186,8 @@ def main() -> None:
         fresh(told, folders.static, known, engine)
         tags(told, (one, stages), engine)
     care(told, folders.static, known)
+    if saturates():
+        kernels(told, folders.static, known)
 
 
 if __name__ == "__main__":

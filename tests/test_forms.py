@@ -56,6 +56,20 @@ def test_rounding_is_within_half_a_step_symmetric_idempotent_and_keeps_zero(w: T
     assert torch.equal(codes, codes.round()) and codes.abs().max() <= 2 ** (bits - 1) - 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(matrices())
+def test_paired_codes_fit_sixteen_bits_two_by_two_and_no_scale_is_larger_than_that_takes(w: Tensor) -> None:
+    plain, (codes, scale) = Rounded(8), Rounded(8, paired=True).codes(w)
+    two = torch.nn.functional.pad(codes, (0, w.shape[1] % 2)).unflatten(1, (-1, 2))
+    sums = two.clamp_min(0).sum(-1).maximum(-two.clamp_max(0).sum(-1))  # of one sign
+    assert sums.max() * 255 < 2**15 and bool((sums.amax(1)[w.any(1)] >= 126).all())
+    least = plain.codes(w)[1]
+    assert bool(((scale >= least) & (scale <= 2 * least)).all())
+    assert bool(((codes * scale - w).abs() <= scale / 2 * (1 + 1e-5)).all())
+    signs = torch.tensor([1.0, -1.0]).repeat(w.shape[1])[: w.shape[1]]  # neighbours of two signs never add up
+    assert torch.equal(Rounded(8, paired=True).codes(w.abs() * signs)[1], least)
+
+
 def test_the_gradient_goes_straight_through() -> None:
     w = torch.randn(3, 5, requires_grad=True)
     for form in (Rounded(4), Ternary(), Ternary("exact", rowwise=True)):

@@ -71,7 +71,7 @@ def opening(results: Results) -> str:
     if not set(INT8) & set(machine["instructions"]):
         points.append(
             "**No VNNI here.** On such a processor the quick int8 kernels of x86 add two products in sixteen bits and "
-            "can overflow. gossamer takes exact kernels, which can be slower; ONNX Runtime is shown with either."
+            "can overflow. gossamer rounds weights so that they cannot; ONNX Runtime is shown with either kind."
         )
     told = (
         f"Machine: {machine['cpu']} with {', '.join(machine['instructions']) or 'no special instructions'}; "

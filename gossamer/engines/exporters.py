@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from gossamer.engines.graphs import FIT
 from gossamer.engines.predictor import Batch
 from gossamer.engines.texts import Facts
 
@@ -126,6 +127,8 @@ def put(program: "ir.Model", folder: Path, name: str) -> Iterator[tuple[Path, in
 
     graph.apart(program)
     common.ClearMetadataAndDocStringPass()(program)  # stack traces, with the paths of whoever exported
+    if graph.fits(program):
+        program.metadata_props[FIT] = "yes"
     shared, own = graph.share(program, folder)
     partial = folder / f"{name}.partial"
     try:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+PAIR = (2**15 - 1) // 255  # two weights of one sign by the largest byte
 SMALL = 128  # bytes: less is not worth a reference
 ATTENTION = 23  # the first opset that has it
 HEADS, TURNED = (0, 2, 1, 3), (0, 2, 3, 1)  # (R, T, heads, size) -> (R, heads, T, size), (R, heads, size, T)
@@ -240,6 +241,27 @@ def apart(model: ir.Model) -> int:
             graph.register_initializer(again)
             use.node.replace_input_with(use.idx, again)
     return added
+
+
+def fits(model: ir.Model) -> bool:
+    """Whether products of two neighbours, unsigned bytes by weights, fit sixteen bits; see gossamer.forms.Rounded.
+
+    Weights that are computed in the graph are those of two bits: they do.
+    """
+    nodes = (node for graph in model.graphs() for node in graph if node.op_type == "MatMulIntegerToFloat")
+    return all(_fits(node.inputs[1]) for node in nodes)
+
+
+def _fits(weight: ir.Value | None) -> bool:
+    """Of an integer weight (in, out): whether codes of one sign of each pair of inputs add up to so much at most."""
+    node = None if weight is None else weight.producer()
+    turned = node is not None and node.op_type == "Transpose"
+    value = node.inputs[0] if node is not None and turned else weight
+    if value is None or value.const_value is None:
+        return True
+    codes = value.const_value.numpy().T if turned else value.const_value.numpy()
+    two = codes[: len(codes) // 2 * 2].reshape(-1, 2, codes.shape[1]).astype(np.int16)
+    return bool(two.clip(min=0).sum(1).max(initial=0) <= PAIR and two.clip(max=0).sum(1).min(initial=0) >= -PAIR)
 
 
 def share(model: ir.Model, folder: Path) -> tuple[int, int]:

@@ -21,6 +21,7 @@ GRAPH = "model.onnx"  # for padded batches
 PACKED = "packed.onnx"  # for texts laid end to end
 STAGES = "stage-*.onnx"  # the same in pieces, where the way depends on the text
 ALONE = "alone.onnx"  # these in one, for one text at a time
+FIT = "gossamer.products_fit_sixteen_bits"  # said in a graph's metadata where it is so
 
 Open = Callable[[Path], Program]
 Opened = TypeVar("Opened")
@@ -30,6 +31,11 @@ def carried(folder: Path) -> list[Path]:
     """The graphs that a folder carries, [] where it has to be run by torch."""
     plain = [folder / name for name in (GRAPH, PACKED, ALONE) if (folder / name).is_file()]
     return plain + sorted(folder.glob(STAGES))
+
+
+def fits(graph: Path) -> bool:
+    """Whether sums of two products of bytes fit sixteen bits in a graph: then quick kernels are exact everywhere."""
+    return FIT.encode() in graph.read_bytes()
 
 
 def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: float | None = None) -> Predictor:

@@ -7,6 +7,7 @@ from math import e
 from pathlib import Path
 from typing import Any
 
+from gossamer.engines.graphs import fits
 from gossamer.finite import healthy
 from gossamer.task import named
 
@@ -256,7 +257,7 @@ def _loading(report: Report, folder: Path) -> str:
     blocks = [
         f"The fastest way runs on {engine}:",
         f"```python\nimport gossamer\n\n{load}\n{call}({given})  # [{answer}]\n```",
-        *([BARE] if any(folder.glob("*.onnx")) else []),
+        *([] if all(map(fits, folder.glob("*.onnx"))) else [BARE]),
         "As a model of transformers:",
         f"```python\n{first}from transformers import {auto}{', pipeline' if piped else ''}\n\n"
         f'model = {auto}.from_pretrained("path/to/this/folder")\n{piped}```',

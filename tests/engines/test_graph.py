@@ -13,7 +13,7 @@ class Net:
     """An ONNX graph put together by hand, shapes and all."""
 
     def __init__(self):
-        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="net")
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": 20, "com.microsoft": 1}, name="net")
         self.chance = np.random.default_rng(0)
 
     def input(self, name, shape):
@@ -31,8 +31,8 @@ class Net:
         self.graph.register_initializer(value)
         return value
 
-    def __call__(self, op, *inputs, shape, **attributes):
-        node = ir.node(op, inputs, attributes=attributes)
+    def __call__(self, op, *inputs, shape, domain="", **attributes):
+        node = ir.node(op, inputs, attributes=attributes, domain=domain)
         node.outputs[0].shape, node.outputs[0].type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
         node.outputs[0].name = f"v{len(self.graph)}"
         self.graph.append(node)
@@ -200,6 +200,35 @@ def test_weights_refer_to_the_bytes_in_safetensors(tmp_path):
     assert (tmp_path / "model.onnx").stat().st_size < 1500
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert np.array_equal(session.run(["out"], {"x": given})[0], before), "the second one is turned around at loading"
+
+
+@pytest.mark.parametrize("turned", (False, True))
+@pytest.mark.parametrize("rows", (1, 2, 5, 64))
+@pytest.mark.parametrize("inputs", (1, 2, 7, 33, 96, 385))
+def test_products_that_fit_are_exact_with_quick_kernels_and_others_are_told_apart(inputs, rows, turned):
+    chance = np.random.default_rng(inputs)
+    first = chance.integers(1, 128, ((inputs + 1) // 2, 40))
+    signs = chance.choice([-1, 1], (len(first), 1, 40))
+    codes = (np.stack([first, graph.PAIR - first], 1) * signs).reshape(-1, 40)[:inputs].astype(np.int8)
+
+    def product(codes):
+        net = Net()
+        x = net.input("x", ["rows", inputs])
+        x.type = ir.TensorType(ir.DataType.UINT8)
+        weight = net.constant(np.ascontiguousarray(codes.T) if turned else codes)
+        weight = net("Transpose", weight, perm=[1, 0], shape=codes.shape) if turned else weight
+        weight.type = ir.TensorType(ir.DataType.INT8)
+        one, zero = net.constant(np.array(1, np.float32)), net.constant(np.array(128, np.uint8))
+        given = (x, weight, one, one, zero)
+        return net.model(net("MatMulIntegerToFloat", *given, domain="com.microsoft", shape=["rows", 40]))
+
+    model = product(codes)
+    assert graph.fits(model)
+    for given in (np.full((rows, inputs), 255), np.zeros((rows, inputs)), chance.integers(0, 256, (rows, inputs))):
+        assert np.array_equal(answer(model, given.astype(np.uint8)), (given - 128.0) @ codes)
+    beyond = codes.copy()
+    beyond[:2] = [[127], [2]][:inputs]
+    assert graph.fits(product(beyond)) == (inputs == 1)
 
 
 @pytest.fixture

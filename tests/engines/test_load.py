@@ -204,6 +204,29 @@ def test_bytes_are_added_exactly_without_vnni(artefact, engine, monkeypatch):
     assert not environment.saturates()
 
 
+def test_quick_kernels_run_where_products_fit_sixteen_bits(artefact, tmp_path, save, tokenizer, monkeypatch):
+    import tiny
+    import torch
+
+    from gossamer.engines import export, onnxruntime
+    from gossamer.forms import Rounded, attach, settle
+
+    monkeypatch.setattr(environment, "hardware", lambda: {"instructions": ["avx2"]})
+    monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
+    model = tiny.build("bert", "classes")
+    for module in [m for m in model.modules() if type(m) is torch.nn.Linear]:
+        attach(module, Rounded(8, paired=True))
+    settle(model)
+    folder = save(model, tmp_path / "paired")
+    export.write(model, tokenizer, folder)
+
+    for name in ("model.onnx", "packed.onnx"):
+        others, ours = (onnxruntime.session(place / name, 1) for place in (artefact.folder, folder))
+        assert others.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
+        with pytest.raises(RuntimeError):
+            ours.get_session_options().get_session_config_entry("session.x64quantprecision")
+
+
 def test_the_torch_engine_leaves_the_number_of_threads(artefact):
     import torch
 

@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from gossamer.engines.graphs import FIT
 from gossamer.report.card import card, escaped, how, is_hub_id, write
 
 
@@ -51,6 +52,13 @@ def test_the_table_is_markdown_and_each_figure_is_explained(report, tmp_path):
         assert word in text
     assert "Against its teacher: 6.03x smaller, 10.1x faster at batch 1" in text
     assert "then(CoFi(sparsity=0.6), Int8())" in text
+
+
+def test_whoever_opens_a_graph_alone_is_warned_where_products_may_overflow(report, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(f"a graph that says {FIT}".encode())
+    assert "x64quantprecision" not in card(report, tmp_path)
+    (tmp_path / "packed.onnx").write_bytes(b"a graph that says nothing")
+    assert "`session.x64quantprecision` to `1`" in card(report, tmp_path)
 
 
 def test_it_says_why_speed_ups_differ_and_what_another_seed_changes(report, tmp_path):

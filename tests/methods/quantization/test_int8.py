@@ -32,7 +32,7 @@ def test_every_linear_becomes_integers(tmp_path: Path, family: str, tables: bool
     assert any(isinstance(m, IntEmbedding) for m in at.model.modules()) == tables
     assert any(type(m) is nn.Embedding for m in at.model.modules()) != tables
     after = jobs.logits(at.model, batch)
-    assert 0 < float((after - before).abs().max()) < 0.05 * float(before.abs().max())
+    assert 0 < float((after - before).abs().max()) < 0.08 * float(before.abs().max())
     assert size / held(at.model) > (3.0 if tables else 2.0)  # this model is small: biases, norms and scales weigh
 
 
@@ -47,7 +47,7 @@ def test_in_every_family_the_codes_are_the_rounded_weights(tmp_path: Path, famil
     jobs.run(at, Int8())
     for path, weight in weights.items():
         module = model.get_submodule(path)
-        codes, scale = Rounded(8).codes(weight)
+        codes, scale = Rounded(8, paired=True).codes(weight)
         assert isinstance(module, IntLinear) and torch.equal(module.codes, codes.t().to(torch.int8))
         assert torch.equal(module.scale, scale.squeeze(1))
     assert float((jobs.logits(model, batch) - before).abs().max()) < 0.15 * float(before.abs().max())
