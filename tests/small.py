@@ -153,8 +153,10 @@ def alike(model: nn.Module, one: Tensor, two: Tensor) -> bool:
     """Whether answers (n, labels) are equal up to rounding.
 
     Where activations are rounded to integers, a number that lay between two of them may have fallen to the other side:
-    in one of the texts, and then by little.
+    in one of the texts, and then by no more than rounding as such changes an answer.  Who sees batch mates or padding
+    changes most texts.
     """
-    by = ((one - two).abs().amax(1) - 1e-6 * one.abs().max()).sort().values
+    largest = one.abs().max()
+    by = ((one - two).abs().amax(1) - 1e-6 * largest).sort().values
     rounds = any(isinstance(module, IntLinear) for module in model.modules())
-    return bool((by[: len(by) - rounds] <= 1e-5).all() and by[-1] <= (0.005 if rounds else 1e-5))
+    return bool((by[: len(by) - rounds] <= 1e-5).all() and by[-1] <= (0.05 * largest if rounds else 1e-5))
