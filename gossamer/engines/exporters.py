@@ -127,6 +127,7 @@ def put(program: "ir.Model", folder: Path, name: str) -> Iterator[tuple[Path, in
 
     graph.apart(program)
     common.ClearMetadataAndDocStringPass()(program)  # stack traces, with the paths of whoever exported
+    program.metadata_props.pop(FIT, None)
     if graph.fits(program):
         program.metadata_props[FIT] = "yes"
     shared, own = graph.share(program, folder)

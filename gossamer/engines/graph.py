@@ -12,6 +12,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 PAIR = (2**15 - 1) // 255  # two weights of one sign by the largest byte
+INTEGERS = ("integer", "quant", "qlinear", "qgemm", "qattention")  # in names of operators
+UNPACKED = ("Cast", "Sub", "Reshape", "Flatten", "Slice", "Transpose")
 SMALL = 128  # bytes: less is not worth a reference
 ATTENTION = 23  # the first opset that has it
 HEADS, TURNED = (0, 2, 1, 3), (0, 2, 3, 1)  # (R, T, heads, size) -> (R, heads, T, size), (R, heads, size, T)
@@ -246,22 +248,34 @@ def apart(model: ir.Model) -> int:
 def fits(model: ir.Model) -> bool:
     """Whether products of two neighbours, unsigned bytes by weights, fit sixteen bits; see gossamer.forms.Rounded.
 
-    Weights that are computed in the graph are those of two bits: they do.
+    Only where every product of integers can be seen to; False where there is none.
     """
-    nodes = (node for graph in model.graphs() for node in graph if node.op_type == "MatMulIntegerToFloat")
-    return all(_fits(node.inputs[1]) for node in nodes)
+    nodes = [node for graph in model.graphs() for node in graph]
+    products = [node for node in nodes if node.op_type == "MatMulIntegerToFloat"]
+    others = [node for node in nodes if node not in products and node.op_type != "QuantizeLinear"]
+    seen = not model.functions and not any(part in node.op_type.lower() for node in others for part in INTEGERS)
+    return seen and bool(products) and all(_fits(node.inputs[1]) for node in products)
 
 
 def _fits(weight: ir.Value | None) -> bool:
     """Of an integer weight (in, out): whether codes of one sign of each pair of inputs add up to so much at most."""
     node = None if weight is None else weight.producer()
-    turned = node is not None and node.op_type == "Transpose"
+    turned = node is not None and node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == (1, 0)
     value = node.inputs[0] if node is not None and turned else weight
     if value is None or value.const_value is None:
-        return True
+        return _two_bits(value)
     codes = value.const_value.numpy().T if turned else value.const_value.numpy()
-    two = codes[: len(codes) // 2 * 2].reshape(-1, 2, codes.shape[1]).astype(np.int16)
+    two = np.pad(codes, ((0, len(codes) % 2), (0, 0))).reshape(-1, 2, codes.shape[1]).astype(np.int16)
     return bool(two.clip(min=0).sum(1).max(initial=0) <= PAIR and two.clip(max=0).sum(1).min(initial=0) >= -PAIR)
+
+
+def _two_bits(value: ir.Value | None) -> bool:
+    """Whether a graph unpacks this from two bits (gossamer.engines.integers.unpacked)."""
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "BitwiseAnd":
+            return True
+        value = node.inputs[0] if node.op_type in UNPACKED else None
+    return False
 
 
 def share(model: ir.Model, folder: Path) -> tuple[int, int]:

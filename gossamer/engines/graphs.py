@@ -21,7 +21,7 @@ GRAPH = "model.onnx"  # for padded batches
 PACKED = "packed.onnx"  # for texts laid end to end
 STAGES = "stage-*.onnx"  # the same in pieces, where the way depends on the text
 ALONE = "alone.onnx"  # these in one, for one text at a time
-FIT = "gossamer.products_fit_sixteen_bits"  # said in a graph's metadata where it is so
+FIT = "gossamer.products_fit_sixteen_bits"  # said in a graph's metadata, "yes", where it is so
 
 Open = Callable[[Path], Program]
 Opened = TypeVar("Opened")
@@ -35,7 +35,7 @@ def carried(folder: Path) -> list[Path]:
 
 def fits(graph: Path) -> bool:
     """Whether sums of two products of bytes fit sixteen bits in a graph: then quick kernels are exact everywhere."""
-    return FIT.encode() in graph.read_bytes()
+    return FIT.encode() + b"\x12\x03yes" in graph.read_bytes()  # as protobuf has it: the second field, three bytes
 
 
 def load(name: str, folder: Path, opened: Open, alone: bool = False, threshold: float | None = None) -> Predictor:

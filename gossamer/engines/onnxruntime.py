@@ -46,10 +46,10 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
     # Threads that wait for the next call by turning round and round take the cores from the next stage, which has its
     # own: measured on two cores, early exit was twice as slow by it, and one text alone no faster.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if saturates() and not fits(graph):
-        # Exact kernels: as fast on some processors, half as fast on others, and slow to load.
-        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
+        if saturates() and not fits(graph):
+            # Exact kernels: as fast on some processors, half as fast on others, and slow to load.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         return onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSED
         )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gossamer import engines, walking
-from gossamer.engines import export, integers, stages
+from gossamer.engines import GRAPH, export, graphs, integers, stages
 from gossamer.runtime import modules, walks
 
 # What counts layers of families whose layers are alike: one is enough.
@@ -53,6 +53,7 @@ def test_a_plain_regression(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     written = export.write(model, tokenizer, tmp_path, probes=["w1 w2"])
     assert written.difference < 1e-5 and written.tolerance < 1e-3 and written.own < 4000
+    assert not graphs.fits(tmp_path / GRAPH), "nothing was said of products that are not there"
     model = engines.load(tmp_path)
     assert model.name == "onnxruntime" and model.labels is None
     (one,) = model(["the best of films"])
@@ -94,6 +95,7 @@ def test_two_bits_and_bounds(tmp_path, save, tokenizer):
     assert written.difference < 1e-5
     found = operators(folder)
     assert found["MatMulIntegerToFloat"] == 8, "q k v o up down, pooler, classifier"
+    assert graphs.fits(folder / GRAPH)
 
 
 def test_shared_layers_and_narrow_scores(tmp_path, save, tokenizer, rounded):

@@ -223,12 +223,37 @@ def test_products_that_fit_are_exact_with_quick_kernels_and_others_are_told_apar
         return net.model(net("MatMulIntegerToFloat", *given, domain="com.microsoft", shape=["rows", 40]))
 
     model = product(codes)
-    assert graph.fits(model)
+    assert graph.fits(model) and not graph.fits(ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))
     for given in (np.full((rows, inputs), 255), np.zeros((rows, inputs)), chance.integers(0, 256, (rows, inputs))):
         assert np.array_equal(answer(model, given.astype(np.uint8)), (given - 128.0) @ codes)
-    beyond = codes.copy()
-    beyond[:2] = [[127], [2]][:inputs]
-    assert graph.fits(product(beyond)) == (inputs == 1)
+    for first in range(0, inputs - 1, max(2, (inputs - 2) // 2 * 2)):  # of the first pair, and of the last whole one
+        for sign in (1, -1):
+            beyond = codes.copy()
+            beyond[first : first + 2, 7] = sign * 127, sign * 2
+            assert not graph.fits(product(beyond))
+
+
+def test_products_fit_only_where_that_can_be_seen():
+    def made(weigh, op="MatMulIntegerToFloat"):
+        net = Net()
+        x = net.input("x", ["rows", 4])
+        weight = weigh(net, net.constant(np.ones((4, 4), np.int8)))
+        one, zero = net.constant(np.array(1, np.float32)), net.constant(np.array(128, np.uint8))
+        return net.model(net(op, x, weight, one, one, zero, domain="com.microsoft", shape=["rows", 4]))
+
+    def bits(net, weight):
+        low = net("BitwiseAnd", weight, weight, shape=[4, 4])
+        return net("Cast", net("Sub", low, weight, shape=[4, 4]), shape=[4, 4], to=int(ir.DataType.INT8))
+
+    assert graph.fits(made(lambda net, weight: weight)) and graph.fits(made(bits))
+    assert not graph.fits(made(lambda net, weight: net("Identity", weight, shape=[4, 4])))
+    assert not graph.fits(made(lambda net, weight: net("Cast", weight, shape=[4, 4], to=3)))
+    assert not graph.fits(made(lambda net, weight: weight, "MatMulInteger"))
+    model = made(lambda net, weight: weight)
+    for codes in (1, 127):
+        branch = made(lambda net, _, codes=codes: net.constant(np.full((4, 4), codes, np.int8))).graph
+        model.graph.append(ir.node("If", [model.graph.outputs[0]], attributes={"then_branch": branch}))
+        assert graph.fits(model) == (codes == 1), "branches count"
 
 
 @pytest.fixture

@@ -218,8 +218,11 @@ def test_quick_kernels_run_where_products_fit_sixteen_bits(artefact, tmp_path, s
         attach(module, Rounded(8, paired=True))
     settle(model)
     folder = save(model, tmp_path / "paired")
-    export.write(model, tokenizer, folder)
-
+    written = export.write(model, tokenizer, folder)
+    apart = np.abs(engines.load(folder, "onnxruntime", 1).logits(TEXTS) - engines.load(folder, "torch").logits(TEXTS))
+    assert apart.max() < 1.5 * written.tolerance
+    with pytest.raises(ValueError, match="cannot run .*none.onnx"):
+        onnxruntime.session(folder / "none.onnx")
     for name in ("model.onnx", "packed.onnx"):
         others, ours = (onnxruntime.session(place / name, 1) for place in (artefact.folder, folder))
         assert others.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"

@@ -55,9 +55,9 @@ def test_the_table_is_markdown_and_each_figure_is_explained(report, tmp_path):
 
 
 def test_whoever_opens_a_graph_alone_is_warned_where_products_may_overflow(report, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(f"a graph that says {FIT}".encode())
+    (tmp_path / "model.onnx").write_bytes(FIT.encode() + b"\x12\x03yes")
     assert "x64quantprecision" not in card(report, tmp_path)
-    (tmp_path / "packed.onnx").write_bytes(b"a graph that says nothing")
+    (tmp_path / "packed.onnx").write_bytes(FIT.encode() + b"\x12\x02no")
     assert "`session.x64quantprecision` to `1`" in card(report, tmp_path)
 
 
