@@ -59,7 +59,7 @@ class InputRounding(nn.Module):
             self.low.copy_(torch.where(fresh, low, self.low.lerp(low, 1 - self.memory)))
             self.high.copy_(torch.where(fresh, high, self.high.lerp(high, 1 - self.memory)))
         step = self.step(low, high)
-        return straight_through((self.levels(x.float(), low, step) * step + low).to(x.dtype), x)
+        return straight_through((self.levels(single(x), low, step) * step + low).to(x.dtype), x)
 
     def step(self, low: Tensor, high: Tensor) -> Tensor:
         """From one value to the next; ()."""
@@ -83,6 +83,11 @@ class AttentionRounding(nn.Module):
         self.value, self.probs = InputRounding(bits), InputRounding(bits)
 
 
+def single(x: Tensor) -> Tensor:
+    """In single precision, or double where it was given in that."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def whole_product(rounded: Tensor, codes: Tensor) -> Tensor:
     """(n, in) @ (in, out) of whole numbers in [-127, 127], exactly, in the way that is fast where they are; float32.
 
@@ -92,7 +97,7 @@ def whole_product(rounded: Tensor, codes: Tensor) -> Tensor:
     if multiplies_bytes(rounded, codes):
         return torch._int_mm(rounded.to(torch.int8), codes).float()
     parts = zip(rounded.split(1024, 1), codes.split(1024, 0), strict=True)
-    products = [some @ others.float() for some, others in parts]
+    products = [some.float() @ others.float() for some, others in parts]
     return products[0] if len(products) == 1 else torch.stack(products).sum(0, dtype=torch.float64).float()
 
 
@@ -169,7 +174,7 @@ class IntLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the dtype of x."""
-        given = x.float() * self.get_buffer("share") if self.smooth else x.float()
+        given = single(x) * self.get_buffer("share") if self.smooth else single(x)
         if x.requires_grad or x.is_meta:  # something below us still learns: same numbers, with a gradient
             y = self._rounded(given) @ (self.codes.float() * self.scale)
         else:
