@@ -1,15 +1,15 @@
 """What the clock says of early exit and token skipping beside the multiply-accumulates; for docs/results/dynamic.md.
 
-    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--data rotten-tomatoes] [--steps 100] [--texts 64]
-                                       [--rounds 3] [--threads N] [--among WORD,...]
+    python benchmarks/dynamic_speed.py [--folder runs/dynamic] [--data rotten-tomatoes] [--steps 100] [--seed 0]
+                                       [--texts 64] [--rounds 3] [--threads N] [--among WORD,...]
 
-Seed 0; --data and --steps as benchmarks/dynamic.py was told.  Stages that it has finished in --folder are read back,
-what is missing is trained; each method becomes an artefact with graphs.  With exits, the threshold is taken on
-development texts: the best with 1.5 times fewer layers.  Then the method and the plain model take turns on every
-engine, from token ids to logits, one text at a time and batches of 32 in the order of arrival; a ratio is that of the
-same engine.  On one thread, in CPU time and on torch: what is left of the ideal when half of the layers are passed, and
-what exits cost that nobody takes.  At the end four kinds of method alone and all in one artefact.  Figures go to
-speed-DATA.json in --folder after each method, and an interrupted run goes on; `python benchmarks/dynamic_page.py`
+--data and --steps as benchmarks/dynamic.py was told, --seed one of its seeds.  Stages that it has finished in --folder
+are read back, what is missing is trained; each method becomes an artefact with graphs.  With exits, the threshold is
+taken on development texts: the best with 1.5 times fewer layers.  Then the method and the plain model take turns on
+every engine, from token ids to logits, one text at a time and batches of 32 in the order of arrival; a ratio is that
+of the same engine.  On one thread, in CPU time and on torch: what is left of the ideal when half of the layers are
+passed, and what exits cost that nobody takes.  At the end four kinds of method alone and all in one artefact.  Figures
+go to speed-DATA.json in --folder after each method, and an interrupted run goes on; `python benchmarks/dynamic_page.py`
 writes the page.  Use the machine for nothing else meanwhile.
 """
 
@@ -42,7 +42,7 @@ from gossamer.replay import exits_of
 from gossamer.task import Read
 from gossamer.train import drive
 
-SEED, SPEEDUP, CHUNK = 0, 1.5, 32
+SPEEDUP, CHUNK = 1.5, 32
 PLAIN, WHOLE = "plain", "all four"
 FOUR = {  # the order is that of gossamer.order
     "CoFi": "CoFi(0.5, warmup=0.5, lr=1e-4)",
@@ -64,7 +64,7 @@ def made(text: str, name: str, like: str, options: argparse.Namespace) -> Path:
 
     like: the name under which dynamic.py keeps its stages.
     """
-    place: Path = options.folder / called(options) / f"artefact-{name}-{SEED}-{options.steps}"
+    place: Path = options.folder / called(options) / f"artefact-{name}-{options.seed}-{options.steps}"
     once(place, f"{stamp()} {text}", partial(_write, text, like, options))
     return place
 
@@ -77,7 +77,7 @@ def called(options: argparse.Namespace) -> str:
 
 def _write(text: str, like: str, options: argparse.Namespace, place: Path) -> None:
     name, data = source(options.data, options.folder)
-    job = begun(name, data, options.folder / name, like, SEED, options.steps)
+    job = begun(name, data, options.folder / name, like, options.seed, options.steps)
     if text:
         drive(job, recipe.parse(text))
 
@@ -240,7 +240,7 @@ def four(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def settled(file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures so far; others than these settings gave are not added to."""
     settings = {"data": called(options)}
-    settings |= {name: getattr(options, name) for name in ("steps", "texts", "rounds", "threads")}
+    settings |= {name: getattr(options, name) for name in ("steps", "seed", "texts", "rounds", "threads")}
     if not file.is_file():
         return {"settings": settings, "hardware": hardware(), "versions": versions(), "found": {}, "failed": {}}
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -272,13 +272,14 @@ def clock(found: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         for name, one in found.items()
     ]
     about = (
-        f"{TITLES[settings['data']]}, seed {SEED}, {settings['steps']} steps a stage at most. {texts['texts']} test "
-        f"texts of {texts['mean']} tokens on average, {settings['threads']} threads, {settings['rounds']} rounds, from "
-        "token ids to logits. A method and the plain model take turns; a ratio is that of the same engine, the median "
-        "over rounds. 1: texts one by one; 32: batches in the order of arrival. MACs and token-layers (tokens that "
-        "enter a layer, summed over the layers) are counted on torch, text by text: the ideal. Graphs for other "
-        "engines, the plain model's too, leave out what the head does not read of the last layer. Thresholds of exits: "
-        f"the best on dev with {SPEEDUP:g} times fewer layers; where none is so fast, the fastest."
+        f"{TITLES[settings['data']]}, seed {settings['seed']}, {settings['steps']} steps a stage at most. "
+        f"{texts['texts']} test texts of {texts['mean']} tokens on average, {settings['threads']} threads, "
+        f"{settings['rounds']} rounds, from token ids to logits. A method and the plain model take turns; a ratio is "
+        "that of the same engine, the median over rounds. 1: texts one by one; 32: batches in the order of arrival. "
+        "MACs and token-layers (tokens that enter a layer, summed over the layers) are counted on torch, text by text: "
+        "the ideal. Graphs for other engines, the plain model's too, leave out what the head does not read of the last "
+        f"layer. Thresholds of exits: the best on dev with {SPEEDUP:g} times fewer layers; where none is so fast, the "
+        "fastest."
     )
     heads = ["method", "accuracy, %", "MACs x", "token-layers x", *(f"{engine}, {load}" for engine, load in loads)]
     return f"## What the clock says: {TITLES[settings['data']]}\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
@@ -353,6 +354,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/dynamic"))
     parser.add_argument("--data", default="rotten-tomatoes")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
