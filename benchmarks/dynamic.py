@@ -42,7 +42,7 @@ from gossamer.pipeline import opened
 from gossamer.replay import exits_of, left, record
 from gossamer.runtime.tokens import Policy, Ranked
 from gossamer.runtime.trigrams import trigrams_of
-from gossamer.runtime.walks import TokenThreshold, Walk
+from gossamer.runtime.walks import TokenThreshold, Walk, in_full
 from gossamer.task import encode, max_length
 from gossamer.trace import tracing
 from gossamer.train import drive
@@ -212,10 +212,10 @@ def layered(job: Job, said: Any, test: list[dict[str, Any]]) -> Spent:
     layers = np.array([[one[n][place - 1] for n in lengths] for place in said.places])
     middle = sorted(test, key=lambda e: len(e["input_ids"]))[bisect_left(sorted(lengths), round(np.mean(lengths)))]
     [batch] = job.asked([middle])
-    with tracing(job.model) as seen, torch.no_grad():
+    with tracing(job.model) as seen, in_full(job.model), torch.no_grad():
         job.model(**batch)
     count = len(exits.places)
-    every = macs.count(lambda: exits.every(seen.hidden[1 : exits.depth + 1], seen.mask)) / count
+    every = macs.count(lambda: exits.every(seen.states)) / count
     heads = np.array([every if place in exits.places else 0.0 for place in said.places])
     return Spent(layers + np.cumsum(heads)[:, None], layers[-1], heads)
 

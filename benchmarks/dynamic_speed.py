@@ -38,7 +38,7 @@ from gossamer.measure import formula, layers, macs
 from gossamer.measure.sample import chosen, spread
 from gossamer.measure.time import Clock, Schedule, Work, interleave
 from gossamer.pipeline import graph
-from gossamer.replay import exits_of
+from gossamer.replay import BEYOND, exits_of
 from gossamer.task import Read
 from gossamer.train import drive
 
@@ -51,7 +51,6 @@ FOUR = {  # the order is that of gossamer.order
     "Int8": "Int8()",
 }
 FOUR_ENGINES = ("torch", "onnxruntime")
-NEVER = 1e6  # beyond every score
 LOADS = ("1", "32")
 KEPT, HEADS = 0.90, 0.03  # goals
 MORE = 3  # times as many rounds of CPU time, of which a few per cent are asked
@@ -183,7 +182,7 @@ def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, An
     one = load(place, engine="torch", threads=1, threshold=half)
     exits = exits_of(one.model)
     assert exits is not None
-    never = NEVER if exits.rule.rising else -NEVER
+    never = BEYOND if exits.rule.rising else -BEYOND
     texts = asked(options)
     passed = layers.average(one.model, one, texts, examples=None)
     calls = batches(one.reads(texts))

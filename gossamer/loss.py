@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gossamer.runtime.exits import Exits, eased
+from gossamer.runtime.exits import Exits
 from gossamer.trace import Trace
 
 ALL = 0  # every layer
@@ -257,11 +257,8 @@ class NearestHidden(Loss):
 
 def every_exit(exits: Exits, step: Step) -> list[tuple[Tensor, Tensor | None]]:
     """Logits and features of each exit, and of the model's own head if that is the last; (b, labels), (b, ...)."""
-    hidden = list(step.student.hidden[1 : exits.depth + 1])
-    if exits.balanced:
-        for place in exits.places:
-            hidden[place - 1] = eased(hidden[place - 1], 1 / (exits.above(place) + 1))
-    found: list[tuple[Tensor, Tensor | None]] = [*exits.every(hidden, step.student.mask)]
+    assert step.student.states, "exits say all that they have to say in training, or `in_full`"
+    found: list[tuple[Tensor, Tensor | None]] = [*exits.every(step.student.states)]
     return found if exits.depth in exits.places else [*found, (step.student.out.logits, None)]
 
 

@@ -25,6 +25,7 @@ from gossamer.task import Task
 CURVE = "exits.json"
 MOST = 64  # points that a curve keeps
 SIZE = 32  # texts of a batch
+SETTLED = "## Another threshold"  # in a model card
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def chosen(found: Curve, max_drop: float | None = None, speedup: float | None = 
     """The cheapest point that loses at most so many points of the metric, or the best one at a speed-up in layers.
 
     Raises:
-        ValueError: neither or both were asked, or no point is so fast.
+        ValueError: neither or both were asked, or no point is so fast or loses so little.
     """
     if (max_drop is None) == (speedup is None):
         raise ValueError("expected one of max_drop and speedup")
@@ -125,13 +126,20 @@ def chosen(found: Curve, max_drop: float | None = None, speedup: float | None = 
         if not fits:
             raise ValueError(f"no threshold gives a speed-up of {speedup:g}; the largest is {best:.2f} of the layers")
         return max(fits, key=lambda one: (one.quality, one.speedup))
-    return next(one for one in found.points if one.drop <= (max_drop or 0.0) or one is found.points[-1])
+    kept = [one for one in found.points if one.drop <= (max_drop or 0.0)]
+    if not kept:
+        least = min(one.drop for one in found.points)
+        raise ValueError(f"no threshold loses {max_drop:g} points or less; the least that one loses is {least:.2f}")
+    return kept[0]
 
 
 def guaranteed(model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]], epsilon: float) -> float:
     """The threshold at which an answer is the whole model's with a probability of 1 - epsilon at least (conformal).
 
     Marginal, for texts that are exchangeable with those given; see gossamer.replay.conformal.
+
+    Raises:
+        ValueError: it has no exits, or answers with numbers.
     """
     found = record(model, batches)
     exits = exits_of(model)
@@ -149,18 +157,20 @@ def asked(
 ) -> tuple[Curve, Point | None]:
     """The curve of an artefact, kept or on these data, and the point that was asked for, if any was.
 
-    consistent: guaranteed (see `guaranteed`), by texts that are not those of the curve: half of them each.
+    consistent: guaranteed (see `guaranteed`), by texts that are not those of the curve: half of them each, by chance.
+    These must be a file of their own: of data with parts the development texts may have set the exits already.
 
     Raises:
         ValueError: no exits, no curve, no labels, or nothing that does what was asked.
     """
     wanted = [value for value in (max_drop, speedup, consistent) if value is not None]
+    if consistent is not None and (data is None or not Path(data).is_file()):
+        what = "" if data is None else f"; found '{data}', whose development texts may have been used already"
+        raise ValueError(f"a guarantee needs texts that nothing was chosen by{what}; type --data FILE")
     if data is None:
-        if consistent is not None:
-            raise ValueError("a guarantee needs texts that nothing was chosen by; type --data FILE")
         found = read(folder)
         return found, chosen(found, max_drop, speedup) if wanted else None
-    model, batches, labels, task = _loaded(folder, data, columns)
+    model, batches, labels, task = _loaded(folder, data, columns, mixed=consistent is not None)
     if consistent is None:
         found = curve(model, batches, labels, task)
         return found, chosen(found, max_drop, speedup) if wanted else None
@@ -179,12 +189,18 @@ def asked(
     return found, point(exits, said, seen, task, level)
 
 
-def _loaded(folder: Path, data: str | Path, columns: Mapping[str, str]) -> tuple[Any, Any, Any, Task]:
-    """The model, batches of the texts, their labels and the task: of a file all texts, of a folder those of dev."""
+def _loaded(
+    folder: Path, data: str | Path, columns: Mapping[str, str], mixed: bool = False
+) -> tuple[Any, Any, Any, Task]:
+    """The model, batches of the texts, their labels and the task: of a file all texts, of a folder those of dev.
+
+    mixed: in an order by chance, for files are often sorted.
+    """
     from transformers import AutoTokenizer
 
     from gossamer.data import read as texts
-    from gossamer.task import encode, max_length, of
+    from gossamer.engines.texts import facts
+    from gossamer.task import encode, of
 
     model = artefact.load(folder)
     if exits_of(model) is None:
@@ -194,9 +210,11 @@ def _loaded(folder: Path, data: str | Path, columns: Mapping[str, str]) -> tuple
     found = found.aligned(tuple(model.config.id2label.values()) if found.labels is not None else None)
     task, tokenizer = of(found), AutoTokenizer.from_pretrained(folder)
     splits = [split for split in (found.dev, found.test, found.train) if split is not None]
-    longest = max_length(tokenizer, model.config, 128)
+    longest = facts(folder).max_length  # as they will be read in use
     chosen_ = splits if Path(data).is_file() else splits[:1]
     examples = [one for split in chosen_ for one in encode(task, tokenizer, split, longest)]
+    if mixed:
+        examples = [examples[i] for i in np.random.default_rng(0).permutation(len(examples))]
     pad = int(tokenizer.pad_token_id or 0)
     batches = [
         task.given(task.collate(examples[at : at + SIZE], pad), labels=False) for at in range(0, len(examples), SIZE)
@@ -220,6 +238,8 @@ def read(folder: Path) -> Curve:
 def settle(folder: Path, out: Path, threshold: float, found: Curve | None = None) -> Path:
     """The same artefact with another threshold, in another folder; graphs and weights are copied as they are.
 
+    Figures that were measured with the threshold before say so.
+
     Raises:
         ValueError: it has no exits, or the folder is taken.
     """
@@ -227,7 +247,7 @@ def settle(folder: Path, out: Path, threshold: float, found: Curve | None = None
     exits = exits_of(model)
     if exits is None:
         raise ValueError(f"'{folder}' has no exits; expected an artefact of a method of early exit")
-    exits.threshold = threshold
+    before, exits.threshold = exits.threshold, threshold
     with artefact.appearing(out) as part:
         shutil.copytree(folder, part, dirs_exist_ok=True)
         config = json.loads((part / "config.json").read_text(encoding="utf-8"))
@@ -242,5 +262,20 @@ def settle(folder: Path, out: Path, threshold: float, found: Curve | None = None
             save_file({**kept, "logits": artefact.answer(model, kept).contiguous()}, part / artefact.PROBE)
         if found is not None:
             (part / CURVE).write_text(json.dumps(found.plain(), indent=1) + "\n", encoding="utf-8")
+        _warned(part, before, threshold)
         seal(part)
     return out
+
+
+def _warned(part: Path, before: float, now: float) -> None:
+    """Of figures that were measured with another threshold, say so where they are."""
+    report, readme = part / "report.json", part / "README.md"
+    if report.is_file():
+        told = json.loads(report.read_text(encoding="utf-8"))
+        told["settled"] = {"measured": before, **told.get("settled", {}), "threshold": now}
+        before = told["settled"]["measured"]
+        report.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if readme.is_file():
+        kept = readme.read_text(encoding="utf-8").partition(f"\n{SETTLED}\n")[0]
+        words = f"Exits leave at {now:g} since. The figures above were measured at {before:g}; to measure anew, type "
+        readme.write_text(f"{kept}\n{SETTLED}\n\n{words}`gossamer measure`.\n", encoding="utf-8")

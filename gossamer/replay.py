@@ -11,6 +11,8 @@ from gossamer.runtime.exits import Exits
 from gossamer.runtime.walks import in_full
 from gossamer.trace import tracing
 
+BEYOND = 1e6  # every score that a criterion gives, seen or not: shares, nats, and numbers of exits
+
 
 @dataclass
 class Record:
@@ -47,8 +49,8 @@ def record(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> Record:
     with tracing(model) as seen, in_full(model):
         for batch in batches:
             out = model(**batch)
-            found = exits.every(seen.hidden[1 : exits.depth + 1], seen.mask)
-            own = [] if exits.depth in exits.places else [(out.logits, exits.summary(seen.hidden[exits.depth]))]
+            found = exits.every(seen.states)
+            own = [] if exits.depth in exits.places else [(out.logits, exits.summary(seen.states[-1].x))]
             parts.append([(z.float().cpu(), f.float().cpu()) for z, f in (*found, *own)])
     logits = torch.stack([torch.cat([part[i][0] for part in parts]) for i in range(len(parts[0]))])
     features = [torch.cat([part[i][1] for part in parts]) for i in range(len(parts[0]))]
@@ -92,15 +94,18 @@ def conformal(found: Record, epsilon: float, conditional: bool = False, rising: 
     where none does; marginal over exchangeable texts.  conditional: over texts that have such an exit only, as in the
     authors' code, which guarantees more, and never exits where there are none.  rising: certain is above the threshold,
     not below it.
+
+    Raises:
+        ValueError: the answers are numbers, of which none is another's equal.
     """
+    if found.answers.shape[-1] == 1:
+        raise ValueError("found answers that are numbers, expected classes: numbers are never the same; use --max-drop")
     other = found.answers.argmax(-1) != found.answers[-1].argmax(-1)  # (exits, n)
     scores = found.scores if rising else -found.scores
     highest = scores.masked_fill(~other, -torch.inf).amax(0)
     kept = (highest[other.any(0)] if conditional else highest).sort().values
     place = -(-(1 - epsilon) * (len(kept) + 1) // 1)  # rounded up, of len + 1 values from 1 on
     level = float(kept[int(place) - 1]) if 1 <= place <= len(kept) else torch.inf
-    if abs(level) == torch.inf:
-        bound = 1 + float(scores[scores.isfinite()].abs().max())  # beyond all scores: never, or always
-        level = bound if level > 0 else -bound
+    level = max(-BEYOND, min(level, BEYOND))
     above = float(torch.nextafter(torch.tensor(level), torch.tensor(torch.inf)))  # as scores are: in single precision
     return above if rising else -above

@@ -15,6 +15,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 from .anatomy import blocks, family, towers
 from .block import find
 from .runtime.attention import Heard, attention, listening, using
+from .runtime.exits import Exits, State
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Trace:
         (bert, bart) the last of them is the model's last hidden state; where they come first (gpt2, llama, modernbert,
         t5, pegasus) it is what the model's final norm reads.  A walk may have let rows and tokens go on the way.
     heard: each executed self-attention.  crossed: each executed cross-attention.
+    states: what exits, if the model has any, read after each layer; where none may leave (in training, `in_full`) only.
     mask: (B, T) True where there is a token, False on padding; all True if the model was given no such mask.
     running: is the model being called right now?
     """
@@ -34,6 +36,7 @@ class Trace:
     hidden: list[Tensor] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)
     crossed: list[Heard] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     mask: Tensor | None = None
     decoder: "Trace | None" = None
     running: bool = False
@@ -63,6 +66,7 @@ class Trace:
     def restart(self) -> None:
         """Forget the batch before."""
         self.out, self.hidden, self.heard, self.crossed, self.mask, self.running = None, [], [], [], None, True
+        self.states = []
 
 
 def visible(heard: Heard) -> Tensor:
@@ -92,6 +96,8 @@ def tracing(model: nn.Module, hidden: bool = True, attention: bool = False) -> I
         _follow_calls(model, seen, undo)
         for i in range(len(found)):
             _follow_layers(model, i, seen[i], hidden, undo)
+        if hidden:
+            _follow_exits(model, seen[0], undo)
         if attention:
             _follow_attention(model, seen, undo)
         yield seen[0]
@@ -140,6 +146,13 @@ def _follow_layers(model: nn.Module, tower: int, trace: Trace, keep: bool, undo:
     amending = find(model.get_submodule(towers(model)[tower]), family(model).amended)
     if amending is not None:
         undo.callback(amending.register_forward_hook(amend).remove)
+
+
+def _follow_exits(model: nn.Module, trace: Trace, undo: ExitStack) -> None:
+    """Keep what exits read: where tokens are gone, not what layers made of them."""
+    for exits in (module for module in model.modules() if isinstance(module, Exits)):
+        undo.callback(setattr, exits, "watch", exits.watch)
+        exits.watch = lambda state: trace.states.append(state)
 
 
 def _follow_attention(model: nn.Module, seen: list[Trace], undo: ExitStack) -> None:

@@ -27,6 +27,7 @@ from gossamer.loss import (
     Task,
     masked_mse,
 )
+from gossamer.runtime.walks import in_full
 from gossamer.teacher import Remembered, Teacher
 from gossamer.trace import Trace, tracing
 from gossamer.train import Lesson
@@ -233,8 +234,7 @@ def test_deeper_exits_weigh_more() -> None:
     exits = tiny.patience(steps, depth(model), width, labels, 2)
     walk(model, exits)
     batch = padded(texts(6))
-    with tracing(model.train(False)) as trace, torch.no_grad():
-        exits.threshold = 99
+    with tracing(model.train(False)) as trace, in_full(model), torch.no_grad():
         out = model(**batch)
     loss = EveryExit(exits, mean=True)
     found = loss(Step(trace, None, batch, 0.0))

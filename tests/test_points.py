@@ -1,6 +1,7 @@
 """Operating points: one pass tells what every threshold does; a chosen one goes with the artefact, or with the call."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from gossamer import artefact, engines, points
 from gossamer.cli import app
 from gossamer.engines import export
 from gossamer.replay import exits_of, record
-from gossamer.runtime.manifest import check
+from gossamer.runtime.manifest import check, seal
 from gossamer.task import Classification
 from tests import small, texts
 
@@ -134,9 +135,63 @@ def test_predict_takes_a_threshold(made: Any, tmp_path: Path) -> None:
     assert refused.exit_code != 0 and "the artefact's own threshold holds" in refused.output
 
 
-def test_consistency_is_promised_on_texts_of_its_own(made: Any) -> None:
+def test_what_loses_too_much_is_not_taken(made: Any) -> None:
+    found = curve(made)
+    least = min(one.drop for one in found.points)
+    with pytest.raises(
+        ValueError, match=rf"no threshold loses -50 points or less; the least that one loses is {least:.2f}"
+    ):
+        points.chosen(found, max_drop=-50.0)
+
+
+def test_texts_are_read_as_in_use(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curve is of as many tokens as the artefact reads, whatever others read."""
+    seen, folder = list[int](), tmp_path / "short"
+    shutil.copytree(made.folder, folder)
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told | {"model_max_length": 7}))
+    seal(folder)
+    monkeypatch.setattr(points, "record", lambda model, batches: seen.extend(b["input_ids"].shape[1] for b in batches)
+                        or record(model, batches))  # fmt: skip
+    for place, longest in ((folder, 7), (made.folder, 14)):
+        seen.clear()
+        points.asked(place, made.data)
+        assert max(seen) == longest
+
+
+def test_what_was_measured_before_says_so(made: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(made.folder, folder)
+    (folder / "report.json").write_text('{"task": "text"}')
+    (folder / "README.md").write_text("# a\n")
+    before = exits_of(made.model).threshold
+    for source, out, threshold in ((folder, tmp_path / "b", -1.0), (tmp_path / "b", tmp_path / "c", 0.25)):
+        points.settle(source, out, threshold)
+        told = json.loads((out / "report.json").read_text())
+        assert told == {"task": "text", "settled": {"measured": before, "threshold": threshold}}
+        words = (out / "README.md").read_text()
+        assert words.count("## Another threshold") == 1 and f"leave at {threshold:g} since" in words
+        assert words.startswith("# a\n") and f"measured at {before:g};" in words
+        check(out)
+
+
+def test_consistency_is_promised_on_texts_of_its_own(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sizes(batches: list[Any]) -> list[int]:
+        return [n for batch in batches for n in batch["attention_mask"].sum(1).tolist()]
+
+    lengths = list[int]()
     found, point = points.asked(made.folder, made.data, consistent=0.9)
     assert point is not None and found.texts < 40 and point.consistent is not None
+    lines = made.data.read_text().splitlines()
+    file = tmp_path / "sorted.jsonl"
+    file.write_text("".join(f"{line}\n" for line in sorted(lines, key=len)))
+    monkeypatch.setattr(points, "guaranteed", lambda model, batches, epsilon: lengths.extend(sizes(batches)) or 0.5)
+    points.asked(made.folder, file, consistent=0.9)
+    assert max(lengths) == 14 > 5 > min(lengths), "of a sorted file not the shorter half"
+    with pytest.raises(ValueError, match=r"found '.*', whose development texts may have been used.*type --data FILE"):
+        points.asked(made.folder, tmp_path, consistent=0.9)
     with pytest.raises(ValueError, match="a guarantee needs texts that nothing was chosen by"):
         points.asked(made.folder, consistent=0.9)
     with pytest.raises(ValueError, match="found consistent 2, expected a share between 0 and 1"):

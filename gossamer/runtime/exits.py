@@ -3,7 +3,8 @@
 The two are independent: any head (gossamer.runtime.heads) goes with any criterion (gossamer.runtime.criteria).
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,14 @@ from .criteria import CRITERIA, Criterion, Memory
 from .heads import HEADS, Head
 from .passage import Padded, Passage, Texts
 from .walks import Walk, summary
+
+
+class State(NamedTuple):
+    """What exits read after a step (0-based): hidden states x (b, t, d), and the texts, of which tokens may be gone."""
+
+    step: int
+    x: Tensor
+    texts: Texts
 
 
 class Exits(Walk):
@@ -45,6 +54,8 @@ class Exits(Walk):
         self._head = dict(head)
         self.rule: Criterion = CRITERIA[criterion["is"]](**{k: v for k, v in criterion.items() if k != "is"})
         self.balanced = False  # in training: gradient equilibrium (see `eased`)
+        self.cut: Sequence[float] = ()  # in training: how likely a layer's states are cut off from the gradient
+        self.watch: Callable[[State], None] | None = None  # told what exits would read where nobody leaves
         self._model: list[nn.Module] = []  # a list, so that the model does not become its own descendant
 
     def bind(self, model: nn.Module) -> None:
@@ -80,20 +91,18 @@ class Exits(Walk):
         found: tuple[Tensor, Tensor] = self.heads(self.places.index(step + 1), first, memory, self._model[0], self.drop)
         return found
 
-    def every(self, hidden: list[Tensor], mask: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        """Logits and features of every exit, from the states after each layer, (b, t, d); mask: (b, t) or None."""
-        memory, found, texts = Memory(), list[tuple[Tensor, Tensor]](), Padded(mask, hidden[0])
-        for step, x in enumerate(hidden):
+    def every(self, states: Sequence[State]) -> list[tuple[Tensor, Tensor]]:
+        """Logits and features of every exit, from what exits read after each layer (gossamer.trace)."""
+        memory, found = Memory(), list[tuple[Tensor, Tensor]]()
+        for step, x, texts in states:
             said = self.at(step, self.around(step, x, texts), memory)
             found += [said] if said is not None else []
         return found
 
     def depart(self, passage: Passage) -> None:
         """Let those go who are certain enough; after the last layer everybody, if that is for the exits to say."""
-        if self.training and self.balanced and passage.step + 1 in self.places:
-            above = self.above(passage.step + 1)
-            passage.x = eased(passage.x, above / (above + 1))
         if self.training or self.whole:
+            self._pass(passage)
             return
         step, memory = passage.step, passage.memory
         said = self.at(step, self.around(step, passage.x, passage), memory)
@@ -105,6 +114,19 @@ class Exits(Walk):
         score = self.rule.score(i, logits, features, memory)
         who = torch.ones_like(passage.finished) if last else self.rule.certain(score, self.threshold)
         passage.answer(self.rule.answer(logits, memory), who)
+
+    def _pass(self, passage: Passage) -> None:
+        """Nobody leaves; who watches is told what the exit would read."""
+        step, place = passage.step, passage.step + 1
+        if self.training and step < len(self.cut) and float(torch.rand(())) < self.cut[step]:
+            passage.x = passage.x.detach()
+        read = passage.x
+        if self.balanced and place in self.places:
+            above = self.above(place)
+            read = eased(passage.x, 1 / (above + 1))
+            passage.x = eased(passage.x, above / (above + 1)) if self.training else passage.x
+        if self.watch is not None:
+            self.watch(State(step, read, Padded(passage.shown)))
 
     def above(self, place: int) -> int:
         """How many answers there are after that of an exit, the model's own among them."""

@@ -162,39 +162,40 @@ class PastFuture(Head):
 
     A pooler for each layer; a guess of layer j from layer i is tanh(c_i W_j + b_j), the same W_j for every i.  Each
     vector is projected to logits u and gates v; z_i = 2 g past + 2 (1 - g) future, g = sigmoid(W tanh(mean v) + b).
-    size: of what is pooled, 0: width.
+    No exit moves the pooled states of the layers before its own, but every exit moves W.  size: of what is pooled, 0:
+    width; biased: whether projections have a bias, as in the authors' code.
     """
 
-    def __init__(self, width: int, labels: int, count: int, size: int = 0) -> None:
+    def __init__(self, width: int, labels: int, count: int, size: int = 0, biased: bool = False) -> None:
         super().__init__(width, labels, count)
         self.size = size or width
         self.pooler = nn.ModuleList(nn.Linear(width, self.size) for _ in range(count))
         self.guess = nn.ModuleList(nn.Linear(self.size, self.size) for _ in range(count))
-        self.project = nn.ModuleList(nn.Linear(self.size, 2 * labels, bias=False) for _ in range(count))
+        self.project = nn.ModuleList(nn.Linear(self.size, 2 * labels, bias=biased) for _ in range(count))
         self.gate = nn.Linear(labels, labels)
 
     def readers(self) -> list[Any]:
         """The poolers."""
         return list(self.pooler)
 
-    def look(self, i: int, first: Tensor, memory: Memory) -> None:
-        """past: (b, layers so far, 2 labels), what was projected of each layer."""
-        seen = self.pooler[i](first).tanh()
-        memory["seen"] = seen
-        now = self.project[i](seen)[:, None]
-        past = memory.get("past")
-        memory["past"] = now if past is None else torch.cat([past.detach(), now], 1)
+    def pooled(self, i: int, first: Tensor) -> Tensor:
+        """What stands for layer i, (n, size); first: (n, d)."""
+        return self.pooler[i](first).tanh()  # type: ignore[no-any-return]
 
     def guesses(self, i: int, seen: Tensor) -> list[Tensor]:
         """Of every later layer's pooled state; seen: (b, d), this layer's."""
         return [self.guess[j](seen).tanh() for j in range(i + 1, self.count)]
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
-        """The features are the pooled state."""
-        seen, (u, v) = memory.pop("seen"), memory["past"].chunk(2, -1)  # no later exit asks for it
+        """The features are the pooled state; past: (n, layers so far, 2 labels), what was projected of each layer."""
+        seen, past = self.pooled(i, first), memory.get("past")
+        now = self.project[i](F.dropout(seen, drop, self.training))
+        kept = self.project[i](F.dropout(seen.detach(), drop, True)) if self.training else now  # for the exits above
+        every, memory["past"] = (z[:, None] if past is None else torch.cat([past, z[:, None]], 1) for z in (now, kept))
+        u, v = every.chunk(2, -1)
         future = torch.zeros_like(u[:, 0])
         for j, guess in enumerate(self.guesses(i, seen), i + 1):
-            future = future + self.project[j](guess)[:, : self.labels]
+            future = future + self.project[j](F.dropout(guess, drop, self.training))[:, : self.labels]
         gate = self.gate(v.mean(1).tanh()).sigmoid()
         return 2 * gate * u.sum(1) + 2 * (1 - gate) * future, seen
 

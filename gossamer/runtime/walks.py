@@ -3,6 +3,7 @@
 The plain walk is: all, all, all, never.  A `Stack` owns the loop over the layers; walks are what it asks on the way.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -265,11 +266,14 @@ class Stack(nn.ModuleList):
 
 def _answer_early(model: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> Any:
     """Forward hook of the whole model: rows that stopped early keep the answer they stopped with."""
-    answered, labels = _answered.get(), kwargs.get("labels")
+    answered = _answered.get()
     plain = isinstance(out, tuple)  # return_dict=False: the loss, if there are labels, and the logits
     if answered is None or not (plain or "logits" in out) or not any(m is answered[0] for m in model.modules()):
         return None
     _answered.set(None)
+    labels = (
+        inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments.get("labels", kwargs.get("labels"))
+    )
     _, who, logits = answered
     fields: Any = list(out) if plain else out
     loss, place = (0, int(labels is not None)) if plain else ("loss", "logits")

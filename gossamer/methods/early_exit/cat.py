@@ -8,6 +8,7 @@ code, and with `conditional`, only texts count that some exit answers otherwise:
 development texts are divided: a fifth sets temperatures, two teach the meta classifiers, two calibrate.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,6 +26,8 @@ from gossamer.runtime.criteria import Consistent
 from gossamer.runtime.exits import Exits
 from gossamer.train import Train
 from gossamer.walking import exits
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class CAT:
         """Heads, then who is to be believed, then from when on."""
         if len(job.dev) < 5:
             raise ValueError(f"found {len(job.dev)} development texts, CAT needs 5 at least; give data with a dev file")
+        count = len(parts(job)[-1])
+        if (1 - self.epsilon) * (count + 1) > count:
+            logger.warning(
+                "%d texts to calibrate by, two fifths of the development texts, are too few for a promise at epsilon "
+                "%g: no text will leave early; give more (1 / epsilon of them calibrate), or a larger epsilon",
+                *(count, self.epsilon),
+            )
         found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0, pool=self.pool)
         weights = [*[1.0 / len(found.places)] * len(found.places), 0.0]
         yield Train(EveryExit(found, weights), epochs=self.epochs, extra_lr=self.lr, only=[found], name="heads")

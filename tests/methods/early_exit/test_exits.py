@@ -12,20 +12,23 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from gossamer import artefact, recipe
+from gossamer.engines import export, load
 from gossamer.engines.laid import Watched
+from gossamer.job import Job
 from gossamer.loss import EveryExit, Projected, Step, Task, every_exit
 from gossamer.measure.layers import watching
 from gossamer.measure.macs import count
 from gossamer.methods.early_exit import cat, right_tool
 from gossamer.methods.early_exit.leebert import CrossLevel, LeeBERT, Mutual
-from gossamer.replay import Record, conformal, exits_of, record, replay
-from gossamer.runtime.criteria import Memory, Votes, entropy
+from gossamer.replay import BEYOND, Record, conformal, exits_of, record, replay
+from gossamer.runtime.criteria import Agreement, Memory, Votes, entropy
+from gossamer.runtime.exits import State
 from gossamer.runtime.heads import Branch
 from gossamer.runtime.passage import Padded, Passage
 from gossamer.trace import tracing
-from gossamer.train import Lesson
+from gossamer.train import Lesson, Moment
 from gossamer.walking import exits
-from tests import small
+from tests import small, texts
 
 NAMES = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] == "early_exit" and m.kind == "walk"]
 FROZEN = ("CAT", "DeeBERT", "FastBERT")  # the model stands, the exits learn
@@ -34,8 +37,13 @@ FROZEN = ("CAT", "DeeBERT", "FastBERT")  # the model stands, the exits learn
 @pytest.fixture(scope="module", params=[*NAMES, "DeeBERT, mean", "RightTool, mean"])
 def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A job after the method, its exits spread so that texts leave everywhere."""
-    job = small.after(small.job(tmp_path_factory.mktemp("job")), request.param)
+    return spread(small.after(small.job(tmp_path_factory.mktemp("job")), request.param))
+
+
+def spread(job: Job) -> Job:
+    """A job whose texts leave everywhere."""
     exits = exits_of(job.model)
+    assert exits is not None
     torch.manual_seed(0)
     for module in [*exits.heads.modules(), *exits.rule.modules()]:
         if isinstance(module, nn.Linear):
@@ -45,13 +53,18 @@ def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return job
 
 
+def states(hidden: list[Tensor], mask: Tensor) -> list[State]:
+    """What exits read after each layer, (b, t, d) each, where no token is gone."""
+    return [State(step, x, Padded.by(mask, x)) for step, x in enumerate(hidden)]
+
+
 def test_the_mean_is_of_the_texts_own_tokens(tmp_path: Path) -> None:
     """By hand, and so that padding counts nowhere."""
     job = small.job(tmp_path)
     found = exits(job.model, {"is": "OwnPooler"}, {"is": "Entropy"}, 0.5, pool="mean")
     x = torch.randn(2, 4, 32)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    [(logits, _), *_] = found.every([x, x, x, x], mask)
+    [(logits, _), *_] = found.every(states([x, x, x, x], mask))
     first = torch.stack([x[0].mean(0), x[1, :2].mean(0)])
     assert torch.allclose(logits, found.at(0, first, Memory())[0], atol=1e-6)  # type: ignore[index]
 
@@ -71,8 +84,8 @@ def test_a_branch_is_attention_among_all_tokens_read_at_the_first(tmp_path: Path
     q, k, v = (one.unflatten(-1, (2, 4)).transpose(1, 2) for one in (head.q[1](narrow), keys, head.v[1](narrow)))
     seen = F.scaled_dot_product_attention(q, k, v, mask.bool()[:, None, None, :])
     expected = head.o[1](seen.transpose(1, 2).flatten(-2))[:, 0]
-    assert torch.allclose(head.around(1, x, Padded(mask, x)), expected, atol=1e-5)
-    assert torch.allclose(older.around(1, x, Padded(mask, x)), expected, atol=1e-5)
+    assert torch.allclose(head.around(1, x, Padded.by(mask, x)), expected, atol=1e-5)
+    assert torch.allclose(older.around(1, x, Padded.by(mask, x)), expected, atol=1e-5)
     laid = torch.cat([x[0], x[1, :3], torch.randn(2, 32)]).view(2, 5, 32)  # the second row ends with padding
     whole = torch.zeros(2, dtype=torch.bool)
     texts = Watched(laid, {}, whole, whole[:, None], whole[:, None], whole, whole)
@@ -105,7 +118,7 @@ def test_exits_cost_under_three_per_cent_when_nobody_leaves(name: str, tmp_path:
     for long in (24, 256):
         ids = torch.full((1, long), 7)
         hidden, mask = [torch.randn(1, long, 384)] * 6, torch.ones(1, long)
-        spent = count(lambda hidden=hidden, mask=mask: found.every(hidden, mask))
+        spent = count(lambda hidden=hidden, mask=mask: found.every(states(hidden, mask)))
         assert 0 < spent < 0.03 * count(lambda ids=ids: plain(input_ids=ids))
     if found.heads.across:  # eight texts in each row of a grid as engines fill them
         firsts, none = torch.arange(0, 2048, 16), torch.zeros(128, dtype=torch.bool)
@@ -161,6 +174,66 @@ def test_replayed_is_as_run(made: Any, size: int) -> None:
                 assert size > 1 or layers == wanted_layers.tolist()
     finally:
         exits.threshold = before
+
+
+@pytest.mark.parametrize("tokens", ["LTP", "PoWERBERT", "LAT", "Transkimmer", "TRBERT"])
+@pytest.mark.parametrize("name", ["PABEE", "DeeBERT, mean", "FastBERT"])
+def test_replayed_is_as_run_where_tokens_leave(name: str, tokens: str, tmp_path: Path) -> None:
+    """What an exit reads of all tokens is read of those that are left, whichever came first."""
+    for i, order in enumerate([(tokens, name), (name, tokens)]):
+        job = spread(small.after(small.job(tmp_path / str(i)), *order))
+        exits, texts = exits_of(job.model), small.examples(40)
+        patient(job.model)
+        exits.threshold = BEYOND if exits.rule.rising else -BEYOND
+        with watching(job.model) as seen:
+            [small.logits(job.model, small.batch([one])) for one in texts[:8]]
+        left = sum(rows * tokens for rows, tokens in seen)
+        assert left < len(seen) * np.mean([len(one["input_ids"]) for one in texts[:8]]), "tokens leave"
+        found = record(job.model, [small.batch(texts)])
+        for exits.threshold in thresholds(found, 2):
+            wanted_layers, wanted = replay(exits, found, exits.threshold)
+            for size in (1, 8):
+                layers, answers = online(job.model, texts, size)
+                assert torch.allclose(answers, wanted, atol=1e-4)
+                assert size > 1 or layers == wanted_layers.tolist()
+
+
+def test_labels_may_be_given_by_position(made: Any) -> None:
+    """The loss is that of the answers, and no output takes another's place."""
+    exits, given = exits_of(made.model), small.batch()
+    labels = torch.zeros(len(given["input_ids"]), dtype=torch.long)
+    levels = thresholds(record(made.model, [given]))
+    before, exits.threshold = exits.threshold, levels[len(levels) // 2]
+    try:
+        with torch.no_grad():
+            wanted = made.model(**given, labels=labels)
+            place = made.model(given["input_ids"], given["attention_mask"], None, None, None, labels)
+            plain = made.model(given["input_ids"], given["attention_mask"], None, None, None, labels, return_dict=False)
+    finally:
+        exits.threshold = before
+    for loss, logits in ((place.loss, place.logits), plain):
+        assert torch.equal(logits, wanted.logits) and torch.equal(loss, wanted.loss)
+    assert torch.allclose(wanted.loss, F.cross_entropy(wanted.logits, labels))
+
+
+def test_all_four_kinds_in_one(tmp_path: Path) -> None:
+    """Structure cut, tokens and texts leaving, whole numbers: replayed is as run, and engines give the same answers."""
+    job = spread(small.after(small.job(tmp_path / "job"), "CoFi", "LTP", "DeeBERT, mean", "Int8"))
+    model, asked = small.precise(job.model), small.examples(40)
+    exits = exits_of(model)
+    patient(model)
+    found = record(model, [small.batch(asked)])
+    for exits.threshold in thresholds(found, 4):
+        _, wanted = replay(exits, found, exits.threshold)
+        for size in (1, 8):
+            assert torch.allclose(online(model, asked, size)[1].float(), wanted, atol=1e-5)
+    tokenizer = texts.tokenizer()
+    words = [" ".join(f"w{(7 * i + j * j) % 80}" for j in range(2 + 3 * i % 11)) for i in range(24)]
+    place = artefact.save(job.model, tmp_path / "a", tokenizer=tokenizer, verify=False,
+                          also=lambda part: export.write(job.model, tokenizer, part))  # fmt: skip
+    said = [load(place, engine).logits(words) for engine in ("torch", "onnxruntime", "openvino")]
+    for other in said[1:]:  # a number between two integers falls to either side
+        assert np.median(np.abs(other - said[0]).max(1)) < 1e-5
 
 
 def test_as_many_layers_run_as_texts_need(made: Any) -> None:
@@ -407,18 +480,40 @@ def test_guesses_end_with_the_last_layer(tmp_path: Path) -> None:
     after = [one for one, _ in every_exit(exits_of(job.model), step)]
     assert torch.equal(after[-1], z[-1]) and not torch.equal(after[0], z[0])
     imitation = stage.loss.terms[1]
-    states = step.student.hidden[1:]
-    for layer in range(1, 4):
-        head.guess[layer].weight.data.zero_()
-        later = head.pooler[layer](states[layer][:, 0]).tanh()
-        assert later.shape == (8, 32)
-    step.student.hidden = [step.student.hidden[0], *[states[0]] * 4]
+    first = step.student.states[0]
+    step.student.states = [first._replace(step=i) for i in range(4)]
     for layer in range(1, 4):
         head.pooler[layer].load_state_dict(head.pooler[0].state_dict())
         head.guess[layer].weight.data.copy_(torch.eye(32) * 1e-3)
-    target = head.pooler[0](states[0][:, 0]).tanh()
+    target = head.pooler[0](first.x[:, 0]).tanh()
     with torch.no_grad():
         assert float(imitation(step)) < 1e-3 + float(1 - F.cosine_similarity((target * 1e-3).tanh(), target, -1).mean())
+
+
+def test_past_states_are_cut_off_and_projections_learn_from_every_exit(tmp_path: Path) -> None:
+    """As in the authors' code: an exit moves the projections of all layers, and of pooled states its own alone."""
+    job = small.job(tmp_path)
+    stage = next(small.method("PastFuture")(job))
+    exits, batch = exits_of(job.model), job.collate(job.train[:8])
+    job.model.train()
+
+    def moved(weights: list[float]) -> tuple[list[float], list[float], list[float]]:
+        job.model.zero_grad()
+        Lesson(job.model, EveryExit(exits, weights), None)(**batch)["loss"].backward()
+        groups = exits.heads.project, exits.heads.pooler, job.model.bert.encoder.layer.layers
+        pick = [lambda m: m.weight, lambda m: m.weight, lambda m: m.output.dense.weight]
+        return tuple([0.0 if (g := of(m).grad) is None else float(g.norm()) for m in group]
+                     for group, of in zip(groups, pick, strict=True))  # fmt: skip
+
+    assert exits.cut == [1.0, 1.0] and exits.heads.project[0].bias is not None
+    project, pooler, layers = moved([0.0, 0.0, 0.0, 1.0])
+    assert min(project) > 0 and pooler[:3] == [0.0] * 3 and pooler[3] > 0
+    assert layers[:2] == [0.0, 0.0] and min(layers[2:]) > 0, "the first two are cut off, for the layers above too"
+    assert moved([1.0] * 4)[2][:2] == [0.0, 0.0]
+    embeddings = job.model.bert.embeddings.word_embeddings.weight.grad
+    assert embeddings is None or float(embeddings.norm()) == 0
+    stage.each_step(Moment(1.0, None))
+    assert min(moved([0.0, 0.0, 0.0, 1.0])[2]) > 0, "at the end nothing is cut off"
 
 
 # --- criteria --------------------------------------------------------------------------------------------------------
@@ -487,6 +582,31 @@ def test_a_stricter_guarantee_exits_no_earlier(tmp_path: Path) -> None:
     found.scores = 1 - found.scores
     falling = [conformal(found, epsilon, rising=False) for epsilon in (0.5, 0.3, 0.1, 0.0)]
     assert falling[:3] == pytest.approx([1 - level for level in levels[:3]], abs=1e-6)
+
+
+def test_a_threshold_that_nobody_reaches_is_beyond_what_was_seen() -> None:
+    """Of ten texts two exits agreed at most; another text's may four times."""
+    answers = torch.randn(4, 10, 2)
+    found = Record(answers, torch.tensor([0.0, 1.0, 1.0, 0.0])[:, None].expand(4, 10), answers, [], [1, 2, 3, 4])
+    level = conformal(found, 0.0)
+    assert not bool(Agreement().certain(torch.tensor([4, 24, 96]), level).any())
+    assert conformal(found, 0.0, rising=False) < -96
+
+
+def test_numbers_are_promised_nothing() -> None:
+    answers = torch.randn(4, 10, 1)
+    found = Record(answers, torch.rand(4, 10), answers, [], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r"found answers that are numbers, expected classes.*--max-drop"):
+        conformal(found, 0.1)
+
+
+@pytest.mark.parametrize(("epsilon", "told"), [(0.1, True), (0.5, False)])
+def test_too_few_texts_to_promise_anything_are_told(
+    epsilon: float, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Six texts calibrate; a promise of 0.9 takes nine."""
+    next(recipe.methods()["CAT"](epsilon=epsilon)(small.job(tmp_path)))
+    assert ("6 texts to calibrate by, two fifths of the development texts, are too few" in caplog.text) is told
 
 
 def test_parts_do_not_overlap(tmp_path: Path) -> None:

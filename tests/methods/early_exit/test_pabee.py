@@ -100,6 +100,7 @@ def test_exits_share_the_pooler_and_are_trained_with_the_model(tmp_path: Path) -
     assert len(exits.heads.linear) == 5 and all(h.weight.shape == (2, 32) for h in exits.heads.linear)
     assert exits.features == ["bert.pooler"]
     lesson = Lesson(at.model, stage.loss, None).eval()
+    exits.whole = True
     _marked(stage, lesson)
     lesson(**at.collate(at.train[:8]))["loss"].backward()
     assert all(p.grad is not None for p in at.model.parameters())
