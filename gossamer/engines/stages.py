@@ -162,6 +162,9 @@ def _compare(
         found[i] = _one(outputs)
     apart = np.array([np.sqrt(np.mean(np.square(a - b))) for a, b in zip(found, wanted, strict=True)])
     if walks:
+        widest = 2 * max(float(np.abs(one).max()) for one in wanted)  # another exit's answer is no further away
+        if not apart.max() <= widest:
+            raise ValueError(f"one of its answers differs from the model's by {apart.max():.1e}")
         apart = np.sort(apart)[: len(apart) - int(OTHERWISE * len(apart))]
     difference = float(np.sqrt(np.mean(np.square(apart))))
     log.info("answers of graph and model differ by %.1e (at most %.1e)", difference, tolerance)

@@ -8,6 +8,7 @@ import pytest
 from gossamer import artefact
 from gossamer.engines import ENGINES, export, load
 from gossamer.engines.graphs import ALONE, carried
+from gossamer.engines.integers import rounds
 from tests import small
 
 TEXTS = [" ".join(f"w{(7 * i + j * j) % 90}" for j in range(1 + 3 * i % 25)) for i in range(24)]
@@ -40,7 +41,7 @@ def made(request, tmp_path_factory, tokenizer):
         also=lambda part: written.append(export.write(job.model, tokenizer, part)),
         verify=False,
     )
-    return SimpleNamespace(name=request.param, folder=folder, written=written[0])
+    return SimpleNamespace(name=request.param, folder=folder, written=written[0], rounds=rounds(job.model))
 
 
 def test_every_method_has_graphs_for_packed_texts(made):
@@ -56,7 +57,9 @@ def test_engines_agree(made, engine):
     predictor = load(made.folder, engine)
     together = predictor.logits(TEXTS)
     alone = np.concatenate([predictor.logits([text]) for text in TEXTS])
-    # where activations are rounded, one beside a threshold falls to either side, and what follows with it
-    apart = np.sort(np.abs(together - expected).max(1))
-    assert apart[int(0.9 * len(apart)) - 1] <= 2 * made.written.tolerance
-    assert np.sort(np.abs(together - alone).max(1))[int(0.9 * len(apart)) - 1] <= 2 * made.written.tolerance
+    for other in (expected, alone):
+        apart = np.sort(np.abs(together - other).max(1))
+        if made.rounds:  # of an activation beside two integers either may be taken, and what follows with it
+            assert apart[-1] <= 0.1 * np.abs(expected).max()
+            apart = apart[: int(0.9 * len(apart))]
+        assert apart[-1] <= 2 * made.written.tolerance

@@ -3,6 +3,8 @@
 Steps alternate between the last classifier's loss and the sum of all (section 3.1), exits and model learning in both.
 One linear layer, the same for all exits, learns to tell from the pooled state whether the exit is wrong, with squared
 error (learning to exit, section 3.2; of numbers, |tanh(answer - label)|); an example leaves where it says "hardly".
+That layer learns from the exits below the end only, for of the last nobody asks it; new layers learn at ten times the
+rate of the model.
 """
 
 from collections.abc import Iterator

@@ -5,7 +5,8 @@ model's.  The threshold is conformal (section 4.3, shared): the 1 - epsilon quan
 certain exit that answers otherwise than the model, -inf where none does.  Then an answer is the whole model's with a
 probability of at least 1 - epsilon, whatever the model, for texts like those it was calibrated on.  In the authors'
 code, and with `conditional`, only texts count that some exit answers otherwise: safer than promised, and slower.  The
-development texts are divided: a fifth sets temperatures, two teach the meta classifiers, two calibrate.
+development texts are divided: a fifth sets temperatures, two teach the meta classifiers, two calibrate.  Classes only;
+the meta classifiers learn by full batches, and what earlier exits said counts from the first exit on.
 """
 
 import logging

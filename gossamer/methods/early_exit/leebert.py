@@ -4,7 +4,8 @@ PABEE's exits, and each learns from every other as well (mutual distillation).  
 learned too: weights that serve the exits' mean loss on other examples (bi-level, section 3.3).  There is no official
 code; here the training examples are halved, and every `every` steps the weights take a step along the first-order
 estimate of that gradient: the losses' change, on a batch of the first half, when exits and model are moved by +- eps
-along the gradient of the outer loss on a batch of the second (and, times `cross`, of the first: cross-level).
+along the gradient of the outer loss on a batch of the second (and, times `cross`, of the first: cross-level).  The
+steps of the model itself use both halves, and new layers learn at ten times its rate.
 """
 
 from collections.abc import Iterator

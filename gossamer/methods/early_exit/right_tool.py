@@ -3,7 +3,8 @@
 Classifiers at a few places read a learned mix of the first token's states after all layers so far; all are trained
 together with the model, with the same weight.  Afterwards a temperature for each exit makes its confidence mean what it
 says (section 3.2), and an example leaves where that reaches the threshold.  The mix has the length 1 whenever it is
-used; the authors' code normalises the parameter itself, which cuts it off from its optimizer.
+used; the authors' code normalises the parameter itself, which cuts it off from its optimizer.  The last classifier is
+the model's own; new layers learn at ten times the rate of the model.
 """
 
 from collections.abc import Iterator

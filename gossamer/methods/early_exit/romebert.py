@@ -2,7 +2,9 @@
 
 DeeBERT's exits, trained in one stage with the model: L = CE_L + sum_i (1 - gamma) CE_i + gamma T^2 KL(p_L || p_i)
 (self-distillation, eq. 5).  Where the exits' gradient points against the last classifier's, the part that does is taken
-out (gradient regularization, eq. 8).  As in the authors' code either may be the one that stands: `anchor`.
+out (gradient regularization, eq. 8).  As in the authors' code either may be the one that stands: `anchor`.  The
+divergence is a mean over texts, which that code divides by the number of classes too; new layers learn at ten times the
+rate of the model here.
 """
 
 from collections.abc import Iterator

@@ -6,6 +6,7 @@ its former self, by attention and hidden states (general distillation); then the
 learns on it, at first by hidden states alone, then by the former self's answers as well (section 3.4).  The paper's
 students have layers of their own above, which learn the attention of evenly spaced layers; here they are the model's,
 and learn their own.  Exits on the upper half come of any other method after this one: then(SkipBERT(), RightTool()).
+The paper trains longer, 5 and 20 epochs.
 
 The table is large (3 bytes a dimension and entry) and counts in the artefact's size.  As there, what it does not hold
 is looked up as a pair, and as a word alone; with misses="compute" the lower layers stay and compute it, on torch only,

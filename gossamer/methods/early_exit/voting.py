@@ -3,7 +3,8 @@
 arXiv 2105.13792.  Every exit has a vote; an example leaves once one class has enough of them, with that class.  The
 exits are trained to be right and to differ: sum_i CE_i - price * D_i, D_i the least cross-entropy between the exit and
 an earlier one.  There is no official code, and the exact form of D is not certain: here the classes other than the
-right one are compared (`masked`), as summaries of the paper have it, and each D is bounded.
+right one are compared (`masked`), as summaries of the paper have it, and each D is bounded.  New layers learn at ten
+times the rate of the model.
 """
 
 from collections.abc import Iterator

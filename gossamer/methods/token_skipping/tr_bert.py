@@ -3,7 +3,9 @@
 Before the second layer and before the middle of the model a small network chooses the tokens that go on.  It is learned
 by policy gradient: choices by chance, rewarded by -CE - alpha times the share of tokens kept, against the mean of
 several choices of the same text (section 3.2).  First it alone, half of the time with one choice that keeps the tokens
-which matter most to the deeper layers (imitation); then it and the model, which is taught by the whole one.
+which matter most to the deeper layers (imitation); then it and the model, which is taught by the whole one.  The tokens
+of that one choice are those of the first selection, for the second too; the policy learns faster than in the paper
+(1e-3 for 3e-5), which takes three epochs for each part.
 """
 
 from collections.abc import Iterator
