@@ -374,7 +374,7 @@ def predict(
     chosen: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     model = load(artefact, engine=before, threads=threads, **chosen)
     columns = columns_of(model.task.kind, text, pair, None)[1:3]
-    rows = Rows(source, *columns)
+    rows = Rows(source, text, pair, model.task.kind)
     of = {"artefact": origin(Path(artefact)), "engine": model.name, "batch_size": batch_size, "echo": echo}
     of |= {"text": columns[0], "pair": columns[1], **chosen}
     typed = source == "-" and sys.stdin.isatty()

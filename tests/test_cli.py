@@ -372,6 +372,17 @@ def test_predict_is_a_filter(engine: SimpleNamespace) -> None:
     assert echoed == '{"text": "abcdé", "label": "long", "score": 0.5}\n'
 
 
+def test_predict_refuses_columns_that_are_not_there(engine: SimpleNamespace) -> None:
+    for words, given in (
+        (["--text", "sentnce"], '{"sentence": "w1 w2"}\n'),
+        (["--text", "sentnce"], "sentence,label\nw1 w2,a\n"),
+        (["--pair", "secnd"], '{"text": "w1", "sentence": "w2"}\n'),
+    ):
+        done = run("predict", "folder", "--echo", *words, stdin=given)
+        assert (done.exit_code, done.stdout) == (1, "") and f"no column '{words[1]}'; it has: " in done.stderr
+        assert "'sentence'" in done.stderr and f"name the right one with {words[0]}" in done.stderr
+
+
 def test_predict_reads_and_writes_files(engine: SimpleNamespace, tmp_path: Path) -> None:
     given, out = tmp_path / "given.txt", tmp_path / "out.jsonl"
     given.write_text("one\nthree\n")

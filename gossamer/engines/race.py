@@ -153,10 +153,8 @@ def read(folder: Path, file: str | Path, text: str = "", pair: str = "") -> tupl
     """
     from gossamer.data import lines
     from gossamer.engines.texts import facts
-    from gossamer.formats import columns_of
 
-    _, text, pair, _ = columns_of(facts(folder).task.kind, text, pair, None)
-    found = list(islice(lines(file, text=text, pair=pair, words=True), LOOK))
+    found = list(islice(lines(file, text=text, pair=pair, task=facts(folder).task.kind, words=True), LOOK))
     alone = all(second is None for _, second in found[:1])
     kept = [(first, second or "") for first, second in found if (second is None) == alone]
     return [first for first, _ in kept], None if alone else [second for _, second in kept]

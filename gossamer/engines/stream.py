@@ -182,22 +182,23 @@ class _Shelf(Generic[Ready]):
 class Rows:
     """The rows of a file, or of standard input ("-"), and how far they have been read.
 
-    text, pair: the columns.  live: it is a pipe or a terminal, whose end nobody knows.
+    text, pair: the columns, "" for those of the kind of task.  live: it is a pipe or a terminal, whose end nobody
+    knows.
 
     Raises:
         FileNotFoundError, ValueError: as `gossamer.data.lines` does, at once or while the rows are read.
     """
 
-    def __init__(self, source: str, text: str, pair: str) -> None:
+    def __init__(self, source: str, text: str = "", pair: str = "", task: str | None = None) -> None:
         from gossamer.data import lines
         from gossamer.rows import OPENERS, form_of, raw_lines
 
         self.live, self.read, self._bytes, self._size, self._total = False, 0, 0, 0, 0
         path = Path(source).expanduser()
         given: Any = source
-        form = None
+        form, columns = None, dict[str, Any](text=text, pair=pair, task=task)
         if source != "-":
-            lines(source, text=text, pair=pair)  # is it there?
+            lines(source, **columns)  # is it there?
             self.live, form = not path.is_file(), form_of(path) or "text"
             if form == "parquet":
                 self._total, form = _rows_of(path), None
@@ -208,7 +209,7 @@ class Rows:
             found = os.fstat(stream.fileno())
             self.live, self._size = not stat.S_ISREG(found.st_mode), found.st_size
             given = _Counted(stream, "<stdin>", self)
-        self._rows = lines(given, text=text, pair=pair, form=form, words=True)
+        self._rows = lines(given, **columns, form=form, words=True)
 
     def __iter__(self) -> Iterator[Row]:
         """Row by row, once."""
