@@ -1,7 +1,7 @@
 """How an artefact reads texts: what its json files say, and its tokenizer.  Neither torch nor transformers."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -155,14 +155,19 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
         if posed.first_cut == "only_second":
             texts = shortened(texts, facts.max_length, lambda text: whole.encode(text, add_special_tokens=False))
         given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        found = []
-        for start, stop in _runs(given):
-            some: Any = given[start:stop]
-            if alone or stop - start == 1:
-                found += [tokenizer.encode(*([one] if pairs is None else one)) for one in some]
-            else:
-                found += tokenizer.encode_batch(some) if noted else tokenizer.encode_batch_fast(some)
-        return [_read(one, facts, texts[i], None if pairs is None else pairs[i]) for i, one in enumerate(found)]
+        found = list[Read]()
+        for start, stop in _runs(given):  # what the tokenizer notes of one run is gone before the next
+            found += [
+                _read(one, facts, texts[i], None if pairs is None else pairs[i])
+                for i, one in enumerate(spelled(given[start:stop]), start)
+            ]
+        return found
+
+    def spelled(some: Sequence[Any]) -> Iterable[Any]:
+        if alone or len(some) == 1:
+            return (tokenizer.encode(*((one,) if isinstance(one, str) else one)) for one in some)
+        several: list[Any] = tokenizer.encode_batch(some) if noted else tokenizer.encode_batch_fast(some)
+        return several
 
     return read
 

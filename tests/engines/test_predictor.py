@@ -1,5 +1,6 @@
 import logging
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -150,6 +151,38 @@ def test_the_tokenizer_reads(folder, monkeypatch):
     monkeypatch.setattr(texts, "CHARACTERS", 1000)
     long = ask(["w0 " * 700, "w1"] * 2, None)
     assert [len(one.ids) for one in long] == [6, 3, 6, 3] and long[0].cut and not long[1].cut
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_the_tokenizer_notes_is_kept_for_one_run_of_texts_at_a_time(folder, monkeypatch, alone):
+    alive, most = weakref.WeakSet(), []
+
+    class Noted:
+        def __init__(self, one):
+            self.ids, self.type_ids, self.overflowing = one.ids, one.type_ids, one.overflowing
+            alive.add(self)
+            most.append(len(alive))
+
+    class Counted:
+        def __init__(self, folder):
+            self.whole = plain(folder)
+
+        def __getattr__(self, name):
+            return getattr(self.whole, name)
+
+        def encode(self, *text):
+            return Noted(self.whole.encode(*text))
+
+        def encode_batch_fast(self, some):
+            return [Noted(one) for one in self.whole.encode_batch_fast(some)]
+
+    plain = texts._tokenizer
+    given = [f"w{i % 9} w1" for i in range(40)]
+    whole = reader(folder, facts(folder))(given, None)
+    monkeypatch.setattr(texts, "_tokenizer", Counted)
+    monkeypatch.setattr(texts, "CHARACTERS", 20)  # four of them
+    assert reader(folder, facts(folder), alone)(given, None) == whole
+    assert len(most) == 40 and max(most) <= (2 if alone else 4) and not alive
 
 
 def test_a_tokenizer_that_finds_no_token_reads_one(folder, raw):

@@ -84,6 +84,21 @@ def test_only_a_few_windows_are_in_memory():
     assert answered == read == 1000
 
 
+def test_a_window_of_long_texts_has_fewer_of_them(monkeypatch):
+    monkeypatch.setattr(stream, "CHARACTERS", 100)
+    rows = [("a" * (i % 60), "b" * (i % 7) if i % 3 else None) for i in range(200)]
+    rows[50:52] = [("a" * 500, None), ("", None)]
+    found = [window for window, _ in windows(iter(rows), predictor(), 4, size=8)]
+    assert [row for window in found for row in window] == rows and {len(window) for window in found} > {2, 8}
+
+    def characters(window):
+        return sum(len(text) + len(pair or "") for text, pair in window)
+
+    assert all(characters(window[:-1]) < 100 for window in found), "it ends with the row that makes it full"
+    assert all(len(window) == 8 or characters(window) >= 100 for window in found[:-1])
+    assert list(answers(iter(rows), predictor(), 4)) == expected(rows)
+
+
 def test_a_wrong_row_is_told_after_the_answers_before_it():
     def rows():
         yield from ROWS[:7]
