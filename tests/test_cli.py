@@ -427,6 +427,35 @@ def test_a_prediction_that_fails_later_goes_on_when_what_is_wrong_was_mended(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.txt", "out.jsonl"]
 
 
+def test_predict_chooses_an_engine_by_the_file_and_the_batches(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def expected(*given: Any) -> dict[str, Any]:
+        asked.append(given)
+        return {"batch_size": given[2], "lengths": (3,)}
+
+    monkeypatch.setattr("gossamer.engines.choice.expected", expected)
+    (tmp_path / "given.jsonl").write_text('{"own": "one", "second": "two"}\n')
+    args = ["predict", "folder", "--input", str(tmp_path / "given.jsonl"), "--batch-size", "8"]
+    assert run(*args, "--text", "own", "--pair", "second").exit_code == 0
+    assert engine.more == {"batch_size": 8, "lengths": (3,)}
+    assert asked == [(Path("folder"), str(tmp_path / "given.jsonl"), 8, "own", "second")]
+    run(*args, "--text", "own", "--engine", "torch")
+    assert engine.more == {} and len(asked) == 1, "it is named"
+
+
+def test_over_a_cluster_an_engine_is_chosen_as_its_actors_will_run_it(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.engines import cluster
+
+    monkeypatch.setattr(cluster, "windows", lambda rows, *where, **how: ((list(rows), [{}]) for _ in "1"))
+    assert run("predict", "folder", "--ray", "local", stdin="a\n").exit_code == 0
+    assert engine.loaded == [("folder", "auto", 1)]
+
+
 def test_predict_takes_a_precision(engine: SimpleNamespace, tmp_path: Path) -> None:
     given, out = tmp_path / "given.txt", tmp_path / "out.jsonl"
     given.write_text("good\n" * 100 + "bad\n")
