@@ -16,14 +16,22 @@ from gossamer.runtime.manifest import MANIFEST, digest
 if TYPE_CHECKING:
     from gossamer.engines.stream import Row
 
+READ = (  # by engines and transformers, of a model's folder
+    *("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model"),
+    *("*.safetensors", "*.bin", "*.index.json", "*.onnx", "*.onnx_data", "*.onnx.data", "*.py"),
+)
 CONTINUES = "the same command with --resume continues"
 
 logger = logging.getLogger(__name__)
 
 
 def origin(folder: Path) -> str:
-    """What an artefact is known again by: the sha256 of its manifest, else of its configuration; "" for neither."""
-    return next((digest(file)[:16] for file in (folder / MANIFEST, folder / "config.json") if file.is_file()), "")
+    """What an artefact is known again by: the sha256 of its manifest, else of all that is READ; "" for neither."""
+    if (folder / MANIFEST).is_file():
+        return digest(folder / MANIFEST)[:16]
+    files = sorted({file for pattern in READ for file in folder.glob(pattern) if file.is_file()})
+    told = "".join(f"{file.name} {digest(file)}\n" for file in files)
+    return hashlib.sha256(told.encode()).hexdigest()[:16] if files else ""
 
 
 def outlet(name: str, *, resume: bool = False, force: bool = False) -> "Part | Passing":

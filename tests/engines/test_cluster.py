@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from gossamer.engines import cluster
+from gossamer.engines.part import origin
 
 ANSWERS = """
 import json, os, signal, sys
@@ -113,6 +114,16 @@ def test_an_address_where_nobody_listens_is_told_at_once():
         ConnectionError, match=r"no Ray cluster at '127\.0\.0\.1:1' .*; start one with: ray start --head"
     ):
         next(cluster.windows(iter([("a", None)]), "folder", "127.0.0.1:1", "onnxruntime"))
+
+
+def test_a_worker_takes_no_other_weights_for_the_artefact(tmp_path):
+    for name, content in (("here", b"trained"), ("there", b"trained"), ("other", b"another")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    known = origin(tmp_path / "here")
+    found = [cluster._is(tmp_path / name, known) for name in ("there", "other", "nowhere")]
+    assert found == [True, False, False]
 
 
 def test_a_belt_holds_what_is_not_answered_yet():

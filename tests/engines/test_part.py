@@ -266,3 +266,17 @@ def test_an_artefact_is_known_again_by_its_manifest(tmp_path):
     plain = origin(tmp_path)
     (tmp_path / "manifest.json").write_text("{}\n")
     assert len(plain) == 16 and origin(tmp_path) not in ("", plain)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "packed.onnx", "config.json", "tokenizer.json", "vocab.txt"]
+)
+def test_a_folder_without_manifest_is_known_again_by_what_is_read_of_it(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(b"the old")
+    known = origin(tmp_path)
+    (tmp_path / "out.jsonl.part").touch()
+    (tmp_path / "out.jsonl.part.json").write_text("{}")
+    assert origin(tmp_path) == known, "answers are not of the model"
+    (tmp_path / name).write_bytes(b"the new")
+    assert origin(tmp_path) != known and len(known) == 16
