@@ -43,12 +43,13 @@ class Predictor:
     ) -> None:
         self.name, self.task, self.labels, self.model = name, facts.task, facts.labels, model
         self.facts, self.read, self.run, self.decode, self.pack = facts, read, run, decode, pack
-        self._said = False
+        self._cuts = Cuts(facts)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32) -> Any:
         """(n, classes) in the order of the texts; (n, 1) for a regression; else what the task's answers are.
 
-        A text longer than the model can read is truncated (of a pair the longer one first); the log says so once.
+        A text longer than the model can read is truncated (of a pair the longer one first); the log says so once, with
+        how many of the texts so far are.
 
         Raises:
             ValueError: something else than texts, as many pairs as there are not texts, or an empty batch.
@@ -63,14 +64,12 @@ class Predictor:
     def reads(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Read]:
         """What the tokenizer makes of texts: the half of `logits` that needs no model."""
         found = self.read(texts, pairs)
-        cut = sum(one.cut for one in found)
-        if cut and not self._said and not self.task.stride:
-            self._said = True
-            logger.warning(
-                "%d of %d texts are longer than %d tokens and are truncated (said once)",
-                *(cut, len(texts), self.facts.max_length),
-            )
+        self._cuts.add(self.cut(found), len(texts))
         return found
+
+    def cut(self, reads: Sequence[Read]) -> int:
+        """How many of some texts are truncated."""
+        return 0 if self.task.stride else sum(one.cut for one in reads)
 
     def answers(
         self, reads: Sequence[Read], texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
@@ -106,6 +105,23 @@ class Predictor:
         Each kind of task says in its `told` what it tells.
         """
         return [self.task.told(answer) for answer in self.logits(texts, pairs, batch_size)]
+
+
+class Cuts:
+    """Says once that texts are truncated, when the first of them are: how many of all so far."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts, self.texts, self.said = facts, 0, False
+
+    def add(self, cut: int, texts: int) -> None:
+        """So many more texts were read, and so many of them cut."""
+        self.texts += texts
+        if cut and not self.said:
+            self.said = True
+            logger.warning(
+                "%d of the first %d texts are longer than %d tokens and are truncated; later ones are not counted",
+                *(cut, self.texts, self.facts.max_length),
+            )
 
 
 def at_once(batch_size: int, vocabulary: int, longest: int) -> int:

@@ -77,10 +77,11 @@ def test_nothing_gives_nothing():
 def test_truncation_is_said_once(caplog):
     model = predictor()
     with caplog.at_level(logging.WARNING):
+        model.logits(["b"])
         model.logits(["abcdefghijk", "a"])
         model.logits(["abcdefghijk"])
     assert [r.message for r in caplog.records] == [
-        "1 of 2 texts are longer than 8 tokens and are truncated (said once)"
+        "1 of the first 3 texts are longer than 8 tokens and are truncated; later ones are not counted"
     ]
 
 
