@@ -222,7 +222,7 @@ class _Answers:
             said = told(self.model, groups, self.batch_size)
         except ValueError as error:
             return {"number": row["number"], "said": "", "cut": 0, "error": str(error) or "ValueError"}
-        cut = sum(self.model.cut(reads) for reads, _, _ in groups)
+        cut = sum(one.cut for reads, _, _ in groups for one in reads)
         return {"number": row["number"], "said": dumps(said), "cut": cut, "error": ""}
 
 

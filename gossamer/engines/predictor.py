@@ -11,6 +11,7 @@ from gossamer.engines.packing import worth
 from gossamer.engines.texts import Facts, Reader
 from gossamer.task.kind import Decode, Read
 from gossamer.task.reading import answers as joined
+from gossamer.task.reading import limit
 
 WINDOW = 1024  # texts that are sorted together: padding falls from a half to a twelfth, and memory stays small
 
@@ -64,12 +65,8 @@ class Predictor:
     def reads(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Read]:
         """What the tokenizer makes of texts: the half of `logits` that needs no model."""
         found = self.read(texts, pairs)
-        self._cuts.add(self.cut(found), len(texts))
+        self._cuts.add(sum(one.cut for one in found), len(texts))
         return found
-
-    def cut(self, reads: Sequence[Read]) -> int:
-        """How many of some texts are truncated."""
-        return 0 if self.task.stride else sum(one.cut for one in reads)
 
     def answers(
         self, reads: Sequence[Read], texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32
@@ -119,8 +116,8 @@ class Cuts:
         if cut and not self.said:
             self.said = True
             logger.warning(
-                "%d of the first %d texts are longer than %d tokens and are truncated; later ones are not counted",
-                *(cut, self.texts, self.facts.max_length),
+                "%d of the first %d %s are longer than %d tokens and are truncated; later ones are not counted",
+                *(cut, self.texts, *limit(self.facts.task, self.facts.max_length)),
             )
 
 

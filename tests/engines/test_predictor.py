@@ -186,6 +186,18 @@ def test_what_the_tokenizer_notes_is_kept_for_one_run_of_texts_at_a_time(folder,
     assert len(most) == 40 and max(most) <= (2 if alone else 4) and not alive
 
 
+def test_a_question_that_is_cut_is_told(folder, caplog):
+    (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}')
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 16}')
+    known = facts(folder)
+    asks = Predictor("fake", known, reader(folder, known), None)
+    plain, long = asks.reads(["w0 w1 w2 w3 w4"], ["w5 " * 40]) + asks.reads(["w0 w1 w2 w3 w4 w6"], ["w5 " * 40])
+    assert long.ids == plain.ids and plain.more and (plain.cut, long.cut) == (False, True)
+    assert [one.getMessage() for one in caplog.records] == [
+        "1 of the first 2 questions are longer than 5 tokens and are truncated; later ones are not counted"
+    ]
+
+
 def test_a_tokenizer_that_finds_no_token_reads_one(folder, raw):
     raw.post_processor = None
     raw.save(str(folder / "tokenizer.json"))
