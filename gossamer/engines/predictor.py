@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gossamer.engines.packing import worth
 from gossamer.engines.texts import Facts, Reader
+from gossamer.formats import COLUMNS
 from gossamer.task.kind import Decode, Read
 from gossamer.task.reading import answers as joined
 from gossamer.task.reading import limit
@@ -63,7 +64,9 @@ class Predictor:
         return self.task.stack(answers)
 
     def reads(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Read]:
-        """What the tokenizer makes of texts: the half of `logits` that needs no model."""
+        """What the tokenizer makes of texts: the half of `logits` that needs no model.  ValueError: unwanted pairs."""
+        if pairs is not None and not COLUMNS[self.task.kind][1]:
+            raise ValueError(f"{self.task.kind} reads texts alone, found pairs; leave --pair away (in Python pairs=)")
         found = self.read(texts, pairs)
         self._cuts.add(sum(one.cut for one in found), len(texts))
         return found

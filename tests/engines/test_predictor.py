@@ -8,7 +8,7 @@ import pytest
 from gossamer.engines import texts
 from gossamer.engines.predictor import WINDOW, Predictor, pad
 from gossamer.engines.texts import Facts, facts, reader
-from gossamer.task import Classification, Read, Regression
+from gossamer.task import CausalLM, Classification, MaskedLM, Read, Regression, Seq2Seq, TokenClassification
 
 
 def read(texts, pairs):
@@ -98,6 +98,13 @@ def test_truncation_is_said_once(caplog):
 def test_what_is_not_a_list_of_texts_is_refused(texts, pairs, size, message):
     with pytest.raises(ValueError, match=message):
         predictor().logits(texts, pairs, batch_size=size)
+
+
+@pytest.mark.parametrize("task", [TokenClassification(("O", "B-x")), MaskedLM(), CausalLM(), Seq2Seq()])
+def test_pairs_of_a_task_that_reads_texts_alone_are_refused(task):
+    told = rf"{task.kind} reads texts alone, found pairs; leave --pair away \(in Python pairs=\)"
+    with pytest.raises(ValueError, match=told):
+        predictor(task=task)(["a b"], ["c"])
 
 
 def test_several_threads_may_ask():
