@@ -1,7 +1,7 @@
 """Texts in, answers out, whatever runs in between: batches sorted by length, answers in the order of the texts."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Predictor:
         Raises:
             ValueError: something else than texts, as many pairs as there are not texts, or an empty batch.
         """
-        _check(texts, pairs, batch_size)
+        texts, pairs = _check(texts, pairs, batch_size)
         answers: list[Any] = []
         for start in range(0, len(texts), WINDOW):
             some, others = texts[start : start + WINDOW], None if pairs is None else pairs[start : start + WINDOW]
@@ -142,14 +142,28 @@ def pad(reads: Sequence[Read], facts: Facts) -> Batch:
     return batch
 
 
-def _check(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
-    for name, given in (("texts", texts), ("pairs", pairs)):
-        if isinstance(given, str):
-            raise ValueError(f"{name} is one str, expected a list of them; type [text]")
-        for i, one in enumerate(() if given is None else given):
-            if not isinstance(one, str):
-                raise ValueError(f"{name}[{i}] is {type(one).__name__}, expected str")
-    if pairs is not None and len(pairs) != len(texts):
-        raise ValueError(f"found {len(texts)} texts and {len(pairs)} pairs, expected as many of one as of the other")
+def _check(texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int) -> tuple[list[str], list[str] | None]:
+    """Texts and pairs as lists."""
+    found, others = _listed("texts", texts), None if pairs is None else _listed("pairs", pairs)
+    if others is not None and len(others) != len(found):
+        raise ValueError(f"found {len(found)} texts and {len(others)} pairs, expected as many of one as of the other")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    return found, others
+
+
+def _listed(name: str, given: Iterable[Any]) -> list[str]:
+    """Texts in a list, whatever holds them."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{name} is one {type(given).__name__}, expected a list of str; type [text]")
+    found = list(given)
+    for i, one in enumerate(found):
+        if not isinstance(one, str):
+            raise ValueError(f"{name}[{i}] is {type(one).__name__}, expected str")
+        try:
+            one.encode()
+        except UnicodeEncodeError as error:
+            half = f"{one[error.start]!r}, half of a surrogate pair and no character"
+            mend = 'text.encode(errors="replace").decode()'
+            raise ValueError(f"{name}[{i}] holds {half}; mend it, or type {mend}") from error
+    return found

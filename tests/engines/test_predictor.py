@@ -63,6 +63,26 @@ def test_a_batch_is_padded_on_the_right():
     assert "token_type_ids" not in pad([Read([5], [0], False)], Facts(Regression(), 8, 9, False))
 
 
+def test_texts_may_be_in_anything_that_holds_them():
+    wanted = predictor().logits(["ab", "c"], ["d", ""])
+
+    class Column:  # as pandas has it: an index of its own
+        def __init__(self, *texts):
+            self.texts = texts
+
+        def __len__(self):
+            return len(self.texts)
+
+        def __iter__(self):
+            return iter(self.texts)
+
+        def __getitem__(self, key):
+            raise KeyError(key)
+
+    for holds in (Column, lambda *texts: np.array(texts), lambda *texts: iter(texts), lambda *texts: texts):
+        assert np.array_equal(predictor().logits(holds("ab", "c"), holds("d", "")), wanted)
+
+
 def test_labels_and_scores():
     (one,) = predictor()(["a"])
     assert one["label"] == "sum" and 0.5 < one["score"] <= 1
@@ -88,8 +108,16 @@ def test_truncation_is_said_once(caplog):
 @pytest.mark.parametrize(
     ("texts", "pairs", "size", "message"),
     [
-        ("one", None, 8, r"texts is one str, expected a list of them; type \[text\]"),
+        ("one", None, 8, r"texts is one str, expected a list of str; type \[text\]"),
         (["a"], "b", 8, "pairs is one str"),
+        (None, None, 8, r"texts is one NoneType, expected a list of str; type \[text\]"),
+        (
+            ["a", "b \ud800"],
+            None,
+            8,
+            r"texts\[1\] holds '\\ud800', half of a surrogate pair .*; mend it, or type text\.enc",
+        ),
+        (["a"], ["\udcff"], 8, r"pairs\[0\] holds '\\udcff', half of a surrogate pair and no character"),
         (["a", None], None, 8, r"texts\[1\] is NoneType, expected str"),
         (["a", "b"], ["a"], 8, "found 2 texts and 1 pairs"),
         (["a"], None, 0, "batch_size is 0, expected 1 or more"),
