@@ -5,6 +5,7 @@ arrays by name.  It imports what it needs when it is called.  What is fastest di
 machine to machine, so "auto" measures (gossamer.engines.choice).
 """
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,8 +78,13 @@ def _check(folder: Path, engine: str, threads: int | None, precision: str) -> No
         raise ValueError(f"unknown engine '{engine}', expected one of: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}', expected one of: {', '.join(PRECISIONS)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, expected 1 or more (or None for all cores)")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise ValueError(f"threads is {threads!r}, expected 1 or more (or None for all cores); type threads=2")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(folder)
+        raise ValueError(f"the folder's name {name!r} is not UTF-8, which engines cannot open; rename it") from error
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder '{folder}'; expected one that gossamer compress wrote")
     if not (folder / "config.json").is_file():
