@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -201,7 +202,10 @@ def load(folder: str | Path) -> Any:
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error}); copy it again from its source") from error
     auto = door((config.get("architectures") or [""])[0])
-    model, info = auto.from_pretrained(folder, output_loading_info=True)
+    try:
+        model, info = auto.from_pretrained(folder, output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {folder} are damaged ({error}); copy them again from their source") from error
     whole(folder, info)
     return model.eval()
 

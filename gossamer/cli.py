@@ -351,6 +351,7 @@ def predict(
     the same command with --resume goes on from there.  With --ray, many machines share the work.
     """
     from gossamer.engines import load
+    from gossamer.engines.choice import expected
     from gossamer.engines.part import origin, outlet
     from gossamer.engines.stream import WINDOW, Rows, windows
     from gossamer.formats import columns_of
@@ -372,9 +373,11 @@ def predict(
         raise ValueError(f"--precision {precision} is asked of an engine; type --engine openvino (or torch)")
     told = {"threshold": threshold, "precision": precision}
     chosen: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    model = load(artefact, engine=before, threads=threads, **chosen)
+    threads = 1 if ray is not None and threads is None else threads  # as many as each of its actors has
+    likely = expected(Path(artefact), source, batch_size, text, pair) if before == "auto" else {}
+    model = load(artefact, engine=before, threads=threads, **chosen, **likely)
     columns = columns_of(model.task.kind, text, pair, None)[1:3]
-    rows = Rows(source, *columns)
+    rows = Rows(source, text, pair, model.task.kind)
     of = {"artefact": origin(Path(artefact)), "engine": model.name, "batch_size": batch_size, "echo": echo}
     of |= {"text": columns[0], "pair": columns[1], **chosen}
     typed = source == "-" and sys.stdin.isatty()
@@ -412,9 +415,10 @@ def engines(
     text: Text = "",
     pair: Pair = "",
 ) -> None:
-    """Compare the engines that can run an artefact here; from then on, load and predict take the fastest.
+    """Compare the engines that can run an artefact here; from then on, load takes the fastest.
 
-    On your own texts with --data, else on made-up ones as long as sentences.
+    On your own texts with --data, else on made-up ones as long as sentences.  predict takes what was the fastest of
+    batches of its size, over a file of texts like these.
     """
     from gossamer.engines.choice import table
     from gossamer.engines.race import read

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from gossamer.formats import columns_of
 from gossamer.labels import numbers, passages, some, tags, targets, translation, values
-from gossamer.rows import Record, Rows, decoded, form_of, raw_lines, records, records_in, string
+from gossamer.rows import Record, Rows, decoded, form_of, no_column, raw_lines, records, records_in, string
 from gossamer.sources import EMBEDDED, absent, find
 
 SNIPPET_CLASSES = ("rotten", "fresh")  # of the embedded data: the second is the good one, as in SST-2
@@ -260,11 +260,21 @@ def _remark(data: Data) -> None:
             logger.log(level, "%s: %d of %d texts in %s stand in train, too", data.name, both, len(split), name)
 
 
+class _Asked(NamedTuple):
+    """The columns of texts to predict.  named: those that somebody named, which must be there."""
+
+    text: str
+    pair: str
+    named: tuple[str, ...]
+    words: bool
+
+
 def lines(
     source: str | Path | IO[Any],
     *,
-    text: str = "text",
-    pair: str = "text_pair",
+    text: str = "",
+    pair: str = "",
+    task: str | None = None,
     form: str | None = None,
     words: bool = False,
 ) -> Iterator[tuple[str, str | None]]:
@@ -272,16 +282,18 @@ def lines(
 
     source: a path, "-" for standard input, or an open stream. A path is read as its name says; anything but csv, tsv,
     jsonl and parquet is plain text: one text a line, empty lines too, so that answers stay in step. A stream is plain
-    text unless it begins with a JSON object or a header that has the text column. form ("csv", "tsv", "jsonl", "text")
-    overrides. words: a text may be a list of words, too. Raises FileNotFoundError at once; ValueError, as `read` does
-    for files, while it is read.
+    text unless it begins with a JSON object or a header that has the text column, or a column is named. form ("csv",
+    "tsv", "jsonl", "text") overrides. text, pair: the columns; "": the task's own, of which the pair may be absent. One
+    that is named must be there. words: a text may be a list of words, too. Raises FileNotFoundError at once;
+    ValueError, as `read` does for files, while it is read.
     """
     if form not in (None, "csv", "tsv", "jsonl", "text"):
         raise ValueError(f"form is '{form}', expected csv, tsv, jsonl or text")
+    asked = _Asked(*columns_of(task, text, pair, None)[1:3], tuple(filter(None, (text, pair))), words)
     if not isinstance(source, (str, Path)) or source == "-":
         stream: Any = sys.stdin if source == "-" else source
         name = str(getattr(stream, "name", "") or "the input")
-        return _lines(getattr(stream, "buffer", stream), name, text, pair, form, words)
+        return _lines(getattr(stream, "buffer", stream), name, asked, form)
     path = Path(source).expanduser()
     if not path.exists():
         raise absent(path)
@@ -289,42 +301,55 @@ def lines(
         raise ValueError(f"'{path}' is a folder, expected a file; name one of its files")
     form = form or form_of(path) or "text"
     if form == "parquet":
-        return _texts(records_in(path, text, pair), str(path), text, pair, words)
-    return _lines(raw_lines(path), str(path), text, pair, form, words)
+        return _texts(records_in(path, asked.text, asked.pair, needed=asked.named), str(path), asked)
+    return _lines(raw_lines(path), str(path), asked, form)
 
 
 def _lines(
-    stream: Iterable[bytes | str], name: str, text: str, pair: str, form: str | None, words: bool
+    stream: Iterable[bytes | str], name: str, asked: _Asked, form: str | None
 ) -> Iterator[tuple[str, str | None]]:
-    """The texts of a stream; form None: look at its first line. ValueError: it is empty."""
+    """The texts of a stream; form None: look at its first line. ValueError: it is empty, or has no columns."""
     found = iter(stream)
     first = next(found, None)
     if first is None:
         raise ValueError(f"{name} is empty; expected one text per line")
     whole = chain([first], found)
-    form = form or _form_of_line(first, text)
-    if form == "text":
-        yield from ((line.removesuffix("\n").removesuffix("\r"), None) for line in decoded(whole, name))
+    form = form or _form_of_line(first, asked)
+    if form != "text":
+        yield from _texts(records(whole, form, name, asked.text), name, asked)
+    elif asked.named:
+        raise ValueError(
+            f"{name} is read as plain text, a text a line, and has no column '{asked.named[0]}'; leave --text and "
+            "--pair away, or give it a name that ends in .csv, .tsv or .jsonl"
+        )
     else:
-        yield from _texts(records(whole, form, name, text), name, text, pair, words)
+        yield from ((line.removesuffix("\n").removesuffix("\r"), None) for line in decoded(whole, name))
 
 
-def _texts(found: Iterable[Record], name: str, text: str, pair: str, words: bool) -> Iterator[tuple[str, str | None]]:
+def _texts(found: Iterable[Record], name: str, asked: _Asked) -> Iterator[tuple[str, str | None]]:
+    needed = asked.named
     for number, record in found:
         where = f"{name}, line {number}"
+        if asked.pair in needed and asked.pair not in record:
+            raise no_column(where, asked.pair, record, "pair")
+        needed = ()  # later ones may be texts alone
         yield (
-            string(record, text, "text", where, words),
-            string(record, pair, "pair", where) if pair and pair in record else None,
+            string(record, asked.text, "text", where, asked.words),
+            string(record, asked.pair, "pair", where) if asked.pair and asked.pair in record else None,
         )
 
 
-def _form_of_line(first: bytes | str, text: str) -> str:
-    """The form of a stream by its first line: an object, a header of two cells or more, else plain text."""
+def _form_of_line(first: bytes | str, asked: _Asked) -> str:
+    """The form of a stream by its first line: an object, a header of two cells or more, else plain text.
+
+    Where a column is named, it is an object or a header in any case.
+    """
     line = (first.decode("utf-8", "replace") if isinstance(first, bytes) else first).removeprefix("\ufeff").strip()
     if line.startswith("{"):
         try:
-            return "jsonl" if text in json.loads(line) else "text"
+            return "jsonl" if asked.named or asked.text in json.loads(line) else "text"
         except (ValueError, RecursionError):
             return "text"
     separated = ((form, line.split(separator)) for form, separator in (("tsv", "\t"), ("csv", ","), ("csv", ";")))
-    return next((form for form, cells in separated if len(cells) > 1 and text in cells), "text")
+    otherwise = "csv" if asked.named else "text"
+    return next((form for form, cells in separated if len(cells) > 1 and asked.text in cells), otherwise)

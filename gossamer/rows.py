@@ -11,7 +11,7 @@ import importlib
 import json
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -200,7 +200,7 @@ def _objects(lines: Iterator[str], name: str) -> Iterator[Record]:
         raise ValueError(f"{name} is empty; expected one object per line, such as {EXAMPLE}")
 
 
-def _parquet(path: Path, columns: tuple[str | None, ...]) -> Iterator[Record]:
+def _parquet(path: Path, columns: tuple[str | None, ...], needed: Collection[str]) -> Iterator[Record]:
     """The records of a parquet file, batch by batch. ValueError: pyarrow is absent, no parquet, no such column."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
@@ -212,8 +212,9 @@ def _parquet(path: Path, columns: tuple[str | None, ...]) -> Iterator[Record]:
         raise ValueError(f"{path} is empty or no parquet file ({error}); write it again") from error
     with file:
         names = file.schema_arrow.names
-        if columns[0] not in names:
-            raise no_column(str(path), str(columns[0]), names, "text")
+        for column, role in zip(columns, ("text", "pair"), strict=False):
+            if column not in names and (role == "text" or column in needed):
+                raise no_column(str(path), str(column), names, role)
         if not file.metadata.num_rows:
             raise ValueError(f"{path} has columns and no rows; expected one example per row")
         batches = file.iter_batches(batch_size=1024, columns=[c for c in columns if c in names])
@@ -226,12 +227,19 @@ def records(lines: Iterable[bytes | str], form: str, name: str, text: str) -> It
     return _objects(stream, name) if form == "jsonl" else _separated(stream, name, text, "\t" if form == "tsv" else ",")
 
 
-def records_in(path: Path, *columns: str | None, form: str | None = None) -> Iterator[Record]:
-    """The records of a file, read as its name (or form) says; columns: those wanted, the text first."""
+def records_in(
+    path: Path, *columns: str | None, form: str | None = None, needed: Collection[str] = ()
+) -> Iterator[Record]:
+    """The records of a file, read as its name (or form) says.
+
+    columns: those wanted, the text first, which must be there; then the pair.  needed: others that parquet must have.
+    """
     form = form or form_of(path)
     if form is None:
         raise ValueError(f"'{path}' ends in '{path.suffix}', expected {READABLE}; convert it, or rename it")
-    return _parquet(path, columns) if form == "parquet" else records(raw_lines(path), form, str(path), str(columns[0]))
+    if form == "parquet":
+        return _parquet(path, columns, needed)
+    return records(raw_lines(path), form, str(path), str(columns[0]))
 
 
 def glimpse(value: object) -> str:

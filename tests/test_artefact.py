@@ -96,6 +96,19 @@ def test_a_plain_load_looks_at_the_weights_too(folder: Path, tmp_path: Path) -> 
         AutoModelForSequenceClassification.from_pretrained(damaged)
 
 
+def test_weights_that_end_too_soon_are_told_without_a_manifest(folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    (damaged / MANIFEST).unlink()
+    for size in (5000, 4, 0):
+        with (damaged / "model.safetensors").open("r+b") as file:
+            file.truncate(size)
+        with pytest.raises(
+            ValueError, match=r"the weights in .*damaged are damaged \(.*\); copy them again from their"
+        ):
+            artefact.load(damaged)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1, "files": 3}', '{"format": "x", "files": {}}'])
 def test_a_damaged_manifest_is_told(folder: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "damaged"

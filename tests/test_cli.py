@@ -372,6 +372,17 @@ def test_predict_is_a_filter(engine: SimpleNamespace) -> None:
     assert echoed == '{"text": "abcdé", "label": "long", "score": 0.5}\n'
 
 
+def test_predict_refuses_columns_that_are_not_there(engine: SimpleNamespace) -> None:
+    for words, given in (
+        (["--text", "sentnce"], '{"sentence": "w1 w2"}\n'),
+        (["--text", "sentnce"], "sentence,label\nw1 w2,a\n"),
+        (["--pair", "secnd"], '{"text": "w1", "sentence": "w2"}\n'),
+    ):
+        done = run("predict", "folder", "--echo", *words, stdin=given)
+        assert (done.exit_code, done.stdout) == (1, "") and f"no column '{words[1]}'; it has: " in done.stderr
+        assert "'sentence'" in done.stderr and f"name the right one with {words[0]}" in done.stderr
+
+
 def test_predict_reads_and_writes_files(engine: SimpleNamespace, tmp_path: Path) -> None:
     given, out = tmp_path / "given.txt", tmp_path / "out.jsonl"
     given.write_text("one\nthree\n")
@@ -414,6 +425,35 @@ def test_a_prediction_that_fails_later_goes_on_when_what_is_wrong_was_mended(
     assert [n for n, *_ in engine.windows] == [14] and kept not in again.stderr
     assert [json.loads(line)["label"] for line in out.read_text().splitlines()] == ["long"] * 101 + ["short"] * 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given.txt", "out.jsonl"]
+
+
+def test_predict_chooses_an_engine_by_the_file_and_the_batches(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def expected(*given: Any) -> dict[str, Any]:
+        asked.append(given)
+        return {"batch_size": given[2], "lengths": (3,)}
+
+    monkeypatch.setattr("gossamer.engines.choice.expected", expected)
+    (tmp_path / "given.jsonl").write_text('{"own": "one", "second": "two"}\n')
+    args = ["predict", "folder", "--input", str(tmp_path / "given.jsonl"), "--batch-size", "8"]
+    assert run(*args, "--text", "own", "--pair", "second").exit_code == 0
+    assert engine.more == {"batch_size": 8, "lengths": (3,)}
+    assert asked == [(Path("folder"), str(tmp_path / "given.jsonl"), 8, "own", "second")]
+    run(*args, "--text", "own", "--engine", "torch")
+    assert engine.more == {} and len(asked) == 1, "it is named"
+
+
+def test_over_a_cluster_an_engine_is_chosen_as_its_actors_will_run_it(
+    engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.engines import cluster
+
+    monkeypatch.setattr(cluster, "windows", lambda rows, *where, **how: ((list(rows), [{}]) for _ in "1"))
+    assert run("predict", "folder", "--ray", "local", stdin="a\n").exit_code == 0
+    assert engine.loaded == [("folder", "auto", 1)]
 
 
 def test_predict_takes_a_precision(engine: SimpleNamespace, tmp_path: Path) -> None:

@@ -319,8 +319,9 @@ def test_lines_of_files_and_streams(tmp_path, monkeypatch):
     assert [*lines("-")] == [("naïve", None)]  # UTF-8 whatever the locale says
     assert next(lines(io.StringIO(csv_), form="text")) == ("label,text,text_pair", None)
     assert [*lines(io.StringIO('{"txt": 1}\n{}'))] == [('{"txt": 1}', None), ("{}", None)]
-    assert [*lines(io.StringIO("review\nfine"), text="review")] == [("review", None), ("fine", None)]  # no header alone
-    assert [*lines(io.StringIO("review\nfine"), text="review", form="csv")] == [("fine", None)]
+    assert [*lines(io.StringIO("text\nfine"))] == [("text", None), ("fine", None)]  # a word alone is no header
+    assert [*lines(io.StringIO("text\nfine"), form="csv")] == [("fine", None)]
+    assert [*lines(io.StringIO("review\nfine"), text="review")] == [("fine", None)]  # unless it was named
     assert [*lines(io.StringIO("id;review\n1;fine"), text="review")] == [("fine", None)]
 
 
@@ -348,6 +349,48 @@ def test_lines_complain(tmp_path):
         [*lines(io.BytesIO())]
     with pytest.raises(ValueError, match="the input, line 2: not JSON"):
         [*lines(io.StringIO('{"text": "a"}\n{'))]
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "message"),
+    [
+        ('{"sentence": "a"}\n', {"text": "sentnce"}, "no column 'sentnce'; it has: 'sentence'; name .* with --text"),
+        ('{"sentence": "a"}\n', {"pair": "sentence"}, "no column 'text'; it has: 'sentence'; name .* with --text"),
+        ("sentence,label\na,b\n", {"text": "review"}, "no column 'review'; it has: 'sentence', 'label'; .* --text"),
+        ("sentence\na\n", {"text": "review"}, "no column 'review'; it has: 'sentence'; name the right one with --text"),
+        ('{"text": "a", "second": "b"}\n', {"pair": "secnd"}, "no column 'secnd'; it has: 'text', 'second'; .* --pair"),
+        ("text,second\na,b\n", {"pair": "secnd"}, "no column 'secnd'; it has: 'text', 'second'; name .* with --pair"),
+        ("text\tsecond\na\tb\n", {"pair": "secnd"}, "no column 'secnd'; it has: 'text', 'second'; name .* --pair"),
+    ],
+)
+def test_a_column_that_is_named_must_be_there(tmp_path, content, named, message):
+    form = "jsonl" if "{" in content else "tsv" if "\t" in content else "csv"
+    (tmp_path / f"a.{form}").write_text(content)
+    for source in (io.StringIO(content), io.BytesIO(content.encode()), tmp_path / f"a.{form}"):
+        with pytest.raises(ValueError, match=message):
+            [*lines(source, **named)]
+
+
+def test_a_column_that_is_named_is_not_looked_for_in_plain_text(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n")
+    told = r"a.txt is read as plain text, a text a line, and has no column 'review'; leave --text and --pair away, or"
+    with pytest.raises(ValueError, match=told):
+        [*lines(tmp_path / "a.txt", text="review")]
+    with pytest.raises(ValueError, match="the input has no column 'text'; it has: 'one'"):
+        [*lines(io.StringIO("one\n"), pair="second")]
+
+
+def test_only_the_first_text_must_have_the_pair_that_is_named():
+    given = '{"text": "a", "second": "b"}\n{"text": "c"}\n'
+    assert [*lines(io.StringIO(given), pair="second")] == [("a", "b"), ("c", None)]
+
+
+def test_a_named_column_of_parquet_must_be_there(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": ["a"], "second": ["b"], "third": ["c"]}), tmp_path / "a.parquet")
+    assert [*lines(tmp_path / "a.parquet", pair="second")] == [("a", "b")]
+    with pytest.raises(ValueError, match=r"no column 'secnd'; it has: 'text', 'second', 'third'; .* with --pair"):
+        [*lines(tmp_path / "a.parquet", pair="secnd")]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl"])

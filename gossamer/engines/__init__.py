@@ -5,6 +5,7 @@ arrays by name.  It imports what it needs when it is called.  What is fastest di
 machine to machine, so "auto" measures (gossamer.engines.choice).
 """
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,8 @@ def load(
     compiled: bool = False,
     device: str = "cpu",
     threshold: float | None = None,
+    batch_size: int | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Predictor:
     """An artefact, or a plain classifier's folder, ready to answer.
 
@@ -37,7 +40,8 @@ def load(
     None: all cores this process may use.  precision: "saved" (as it was saved; what "auto" chooses among), or "bf16"
     (openvino or torch).  compiled: torch only, through torch.compile: slow to start.  device: torch only, as in "cuda".
     threshold: at which texts leave with an exit's answer, where the model has exits; None: the artefact's own (see
-    `gossamer exits`).
+    `gossamer exits`).  batch_size, lengths: what "auto" goes by, how many texts will be asked together and how many
+    tokens they have; None: one text alone and batches of 32 alike, as long as sentences.
 
     Raises:
         ValueError: unknown engine or precision, something asked of an engine that it does not do, fewer than one
@@ -47,6 +51,8 @@ def load(
     """
     folder = Path(folder)
     _check(folder, engine, threads, precision)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more (or None for 1 and 32 alike)")
     if engine == "auto" and precision != "saved":
         raise ValueError(f'precision \'{precision}\' is asked of an engine; type engine="openvino" or engine="torch"')
     if engine != "torch" and (compiled or device != "cpu"):
@@ -54,7 +60,7 @@ def load(
     if engine == "auto":
         from gossamer.engines.choice import fastest
 
-        engine = fastest(folder, threads)
+        engine = fastest(folder, threads, lengths, batch_size)
     if engine != "torch" and not carried(folder):
         raise FileNotFoundError(f"'{folder}' carries no graph ({GRAPH}); load it with engine=\"torch\"")
     if why := lacks(engine):
@@ -72,8 +78,13 @@ def _check(folder: Path, engine: str, threads: int | None, precision: str) -> No
         raise ValueError(f"unknown engine '{engine}', expected one of: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}', expected one of: {', '.join(PRECISIONS)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, expected 1 or more (or None for all cores)")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise ValueError(f"threads is {threads!r}, expected 1 or more (or None for all cores); type threads=2")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(folder)
+        raise ValueError(f"the folder's name {name!r} is not UTF-8, which engines cannot open; rename it") from error
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder '{folder}'; expected one that gossamer compress wrote")
     if not (folder / "config.json").is_file():

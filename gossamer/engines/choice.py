@@ -117,6 +117,19 @@ def fastest(
     return chosen
 
 
+def expected(folder: Path, file: str, batch_size: int, text: str = "", pair: str = "") -> dict[str, Any]:
+    """What `gossamer.load` is to be told of the texts of a file that are to be answered all, for "auto" to go by.
+
+    {} where there is no choice, or where it is no file: a pipe may say one text at a time or many at once.
+    text, pair: columns; "": those of the artefact's task.
+    """
+    if not Path(file).expanduser().is_file() or len(candidates(folder)) < 2:
+        return {}
+    from gossamer.engines.race import lengths
+
+    return {"batch_size": batch_size, "lengths": lengths(folder, file, batch_size, text, pair)}
+
+
 def candidates(folder: Path) -> list[str]:
     """The engines that "auto" chooses among.
 
@@ -170,7 +183,8 @@ def table(
     limits = Limits(seconds, rounds=40, margin=inf)
     found = race(predictors, sample, timed, limits, tell=lambda share: tell("comparing the engines", share))
     failed |= found.failed
-    chosen = found.winner(sizes, _among(folder))
+    among = _among(folder)
+    chosen = found.winner(sizes, among)
     done: list[Row] = []
     for i, row in enumerate(rows):
         tell("starting each in a fresh process", i / len(rows))
@@ -179,9 +193,10 @@ def table(
             row = replace(_timed(row, found, predictors[row.name]), start_s=begun, chosen=row.name == chosen)
         done.append(row if row.why else replace(row, why=failed.get(row.name, "")))
     if chosen:
-        answer, alike = {"engine": chosen}, key_of(BY_GRAPHS, threads, sample.lengths, batch_size)
+        winners = {size: found.winner([size], among) for size in timed} | {batch_size: chosen}
+        answers = {key_of(BY_GRAPHS, threads, sample.lengths, size): {"engine": one} for size, one in winners.items()}
         whole = {"texts": str(sample), "rows": [asdict(row) for row in done]}
-        remember(folder, {alike: answer, auto: answer, key: whole})
+        remember(folder, answers | {auto: {"engine": chosen}, key: whole})
     return Table(done, str(sample))
 
 

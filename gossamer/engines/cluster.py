@@ -21,7 +21,9 @@ from threading import Semaphore, Thread
 from typing import Any
 
 from gossamer.engines.part import origin
+from gossamer.engines.predictor import Cuts
 from gossamer.engines.stream import WINDOW, Answered, Row, ahead, read, told
+from gossamer.engines.texts import facts
 from gossamer.environment import cores, install
 
 EACH = 8  # windows on the belt for each actor: those it works at, those that wait for it, those that wait for others
@@ -56,8 +58,8 @@ def windows(
         actors = sum(has // each for has in machines)
         if not actors:
             raise ValueError(f"no machine of the cluster has {each} processors (found {machines}); lower --threads")
-        belt = _Feeder(ray, actors * EACH)
         place = Path(folder).resolve()
+        belt = _Feeder(ray, actors * EACH, Cuts(facts(place)))
         content = ray.put({f.relative_to(place).as_posix(): f.read_bytes() for f in _files(place)})
         known = {"folder": str(place), "origin": origin(place), "content": [content]}
         answered = (
@@ -85,11 +87,11 @@ def windows(
 class _Feeder:
     """The reading side: windows onto the belt, room permitting, and off it when they are answered."""
 
-    def __init__(self, ray: Any, room: int) -> None:
+    def __init__(self, ray: Any, room: int, cuts: Cuts) -> None:
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        self.ray, self.room, self.stopped = ray, Semaphore(room), False
+        self.ray, self.room, self.cuts, self.stopped = ray, Semaphore(room), cuts, False
         self.belt = ray.remote(num_cpus=0, scheduling_strategy=here)(_Belt).remote()
         self.waiting, self.error = deque[list[Row]](), list[BaseException]()
 
@@ -126,7 +128,9 @@ class _Feeder:
                 said = early.pop(due)
                 if said["error"]:
                     raise ValueError(said["error"])
-                yield self.waiting.popleft(), json.loads(said["said"])
+                window = self.waiting.popleft()
+                self.cuts.add(said["cut"], len(window))  # what an actor says of it nobody hears
+                yield window, json.loads(said["said"])
                 due += 1
                 self.belt.done.remote(due)
                 self.room.release()
@@ -209,15 +213,17 @@ class _Answers:
         return place
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The answers to a window, as json; error: what is wrong with its rows, in words."""
+        """The answers to a window, as json; cut: how many texts are truncated; error: what is wrong, in words."""
         from gossamer.finite import dumps
 
         rows = [(text, pair) for text, pair in json.loads(row["rows"])]
         try:
-            said = told(self.model, read(self.model, rows), self.batch_size)
+            groups = read(self.model, rows)
+            said = told(self.model, groups, self.batch_size)
         except ValueError as error:
-            return {"number": row["number"], "said": "", "error": str(error) or "ValueError"}
-        return {"number": row["number"], "said": dumps(said), "error": ""}
+            return {"number": row["number"], "said": "", "cut": 0, "error": str(error) or "ValueError"}
+        cut = sum(one.cut for reads, _, _ in groups for one in reads)
+        return {"number": row["number"], "said": dumps(said), "cut": cut, "error": ""}
 
 
 def _is(place: Path, known: str) -> bool:

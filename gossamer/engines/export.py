@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.engines.exporters import Graph, answers, as_it_was, by_torch, by_transformers, put, quietly
-from gossamer.engines.graphs import GRAPH
+from gossamer.engines.graphs import GRAPH, carried
 from gossamer.engines.predictor import Batch, pad
 from gossamer.engines.texts import Facts, facts, reader
 from gossamer.environment import install, installed, recent
@@ -41,6 +41,7 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     """Write model.onnx and packed.onnx beside the model.safetensors, config.json, tokenizer.json of `folder`.
 
     Where the way depends on the text, stage-00.onnx and so on take their place, and alone.onnx for one text at a time.
+    Whatever graphs are there already go first, since engines run what they find.
     model: one with a head for any task but generating text, on the CPU in fp32.  tokenizer: the one that was saved in
     `folder`.  probes: texts on which graph and model are compared, beside some of our own; by default only those.
 
@@ -52,6 +53,8 @@ def write(model: "PreTrainedModel", tokenizer: Any, folder: str | Path, probes: 
     """
     folder = Path(folder)
     posed = _refuse(model, folder)
+    for file in carried(folder):
+        file.unlink()
     from gossamer.engines import graph, narrowing, stages
     from gossamer.engines.laid import cuts
 

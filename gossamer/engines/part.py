@@ -16,14 +16,22 @@ from gossamer.runtime.manifest import MANIFEST, digest
 if TYPE_CHECKING:
     from gossamer.engines.stream import Row
 
+READ = (  # by engines and transformers, of a model's folder
+    *("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model"),
+    *("*.safetensors", "*.bin", "*.index.json", "*.onnx", "*.onnx_data", "*.onnx.data", "*.py"),
+)
 CONTINUES = "the same command with --resume continues"
 
 logger = logging.getLogger(__name__)
 
 
 def origin(folder: Path) -> str:
-    """What an artefact is known again by: the sha256 of its manifest, else of its configuration; "" for neither."""
-    return next((digest(file)[:16] for file in (folder / MANIFEST, folder / "config.json") if file.is_file()), "")
+    """What an artefact is known again by: the sha256 of its manifest, else of all that is READ; "" for neither."""
+    if (folder / MANIFEST).is_file():
+        return digest(folder / MANIFEST)[:16]
+    files = sorted({file for pattern in READ for file in folder.glob(pattern) if file.is_file()})
+    told = "".join(f"{file.name} {digest(file)}\n" for file in files)
+    return hashlib.sha256(told.encode()).hexdigest()[:16] if files else ""
 
 
 def outlet(name: str, *, resume: bool = False, force: bool = False) -> "Part | Passing":
@@ -89,26 +97,34 @@ class Part:
         if not place.parent.is_dir():
             raise FileNotFoundError(f"no folder '{place.parent}' to write {place.name} into; make it first")
         self._free()
+        self._was = self._noted()
         if self.file.exists() and (resume or not force):
-            self.note = self._noted(resume)
+            self.note = self._kept(resume)
 
     def _free(self) -> None:
         if self.place.exists() and not self.force:
             raise ValueError(f"{self.place} exists; choose another name, or add --force to replace it")
 
-    def _noted(self, resume: bool) -> dict[str, Any]:
+    def _noted(self) -> dict[str, Any]:
+        """The note as it stands on the disk, {} where there is none that can be read."""
         try:
             found = json.loads(self.memo.read_text(encoding="utf-8"))
             counted = {key: int(found[key]) for key in ("rows", "bytes")}
-            note: dict[str, Any] = {"of": dict(found["of"]), "read": str(found["read"]), **counted}
+            return {"of": dict(found["of"]), "read": str(found["read"]), **counted}
         except (OSError, ValueError, KeyError, TypeError):
-            note = {}
+            return {}
+
+    def _kept(self, resume: bool) -> dict[str, Any]:
+        """The note of the answers that are there, {} where there are none."""
+        note, size = self._was, self.file.stat().st_size
+        if not note.get("rows", size):  # killed before its first answers, or even before its first note
+            return {}
         if not resume:
             raise ValueError(
                 f"{self.file} holds {note.get('rows', 'the')} answers of a run that has not ended; add --resume to "
                 "continue it, or --force to start anew"
             )
-        if not note or self.file.stat().st_size < note["bytes"]:
+        if not note or size < note["bytes"]:
             raise ValueError(
                 f"{self.file} cannot be continued: its note {self.memo.name} is missing or does not fit; type --force "
                 "without --resume to start anew"
@@ -122,7 +138,8 @@ class Part:
         of: what decides the answers: the artefact's digest, options, ...
 
         Raises:
-            ValueError: what is resumed was made of something else, or another process is at it.
+            ValueError: what is resumed was made of something else, or another process is at it, or was since it was
+                looked at.
         """
         was = self.note.get("of", of)
         differ = [f"{key} was {was.get(key)}, now {of.get(key)}" for key in of | was if was.get(key) != of.get(key)]
@@ -133,13 +150,14 @@ class Part:
             )
         self.of, stream = of, _alone(self.file)
         with stream:
+            self._unchanged(stream)
             try:
                 self._stream = stream
                 self._bytes = self.note.get("bytes", 0)
-                stream.truncate(self._bytes)  # what the note does not count was not written to its end
-                stream.seek(self._bytes)
                 if not self.note:
                     self._take_down()
+                stream.truncate(self._bytes)  # what the note does not count was not written to its end
+                stream.seek(self._bytes)
                 yield self
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -149,6 +167,19 @@ class Part:
             except BaseException as error:
                 self._left(error)
                 raise
+
+    def _unchanged(self, stream: BinaryIO) -> None:
+        """Raise ValueError unless all is as when it was looked at: another process may have gone on since, or ended.
+
+        By now `stream` may be its answers under their final name.
+        """
+        found = os.fstat(stream.fileno())
+        ours = self.file.exists() and os.path.samestat(found, self.file.stat())
+        if ours and self._noted() == self._was and found.st_size >= self.note.get("bytes", 0):
+            return
+        if ours and not found.st_size:
+            self.file.unlink()  # made when it was opened
+        raise ValueError(f"another process has written {self.file} since this one began; type the same command again")
 
     def _left(self, error: BaseException) -> None:
         """Nothing where nothing was answered; else say what to type."""

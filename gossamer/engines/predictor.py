@@ -1,7 +1,7 @@
 """Texts in, answers out, whatever runs in between: batches sorted by length, answers in the order of the texts."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from gossamer.engines.packing import worth
 from gossamer.engines.texts import Facts, Reader
+from gossamer.formats import COLUMNS
 from gossamer.task.kind import Decode, Read
 from gossamer.task.reading import answers as joined
+from gossamer.task.reading import limit
 
 WINDOW = 1024  # texts that are sorted together: padding falls from a half to a twelfth, and memory stays small
 
@@ -43,17 +45,18 @@ class Predictor:
     ) -> None:
         self.name, self.task, self.labels, self.model = name, facts.task, facts.labels, model
         self.facts, self.read, self.run, self.decode, self.pack = facts, read, run, decode, pack
-        self._said = False
+        self._cuts = Cuts(facts)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None, batch_size: int = 32) -> Any:
         """(n, classes) in the order of the texts; (n, 1) for a regression; else what the task's answers are.
 
-        A text longer than the model can read is truncated (of a pair the longer one first); the log says so once.
+        A text longer than the model can read is truncated (of a pair the longer one first); the log says so once, with
+        how many of the texts so far are.
 
         Raises:
             ValueError: something else than texts, as many pairs as there are not texts, or an empty batch.
         """
-        _check(texts, pairs, batch_size)
+        texts, pairs = _check(texts, pairs, batch_size)
         answers: list[Any] = []
         for start in range(0, len(texts), WINDOW):
             some, others = texts[start : start + WINDOW], None if pairs is None else pairs[start : start + WINDOW]
@@ -61,15 +64,11 @@ class Predictor:
         return self.task.stack(answers)
 
     def reads(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Read]:
-        """What the tokenizer makes of texts: the half of `logits` that needs no model."""
+        """What the tokenizer makes of texts: the half of `logits` that needs no model.  ValueError: unwanted pairs."""
+        if pairs is not None and not COLUMNS[self.task.kind][1]:
+            raise ValueError(f"{self.task.kind} reads texts alone, found pairs; leave --pair away (in Python pairs=)")
         found = self.read(texts, pairs)
-        cut = sum(one.cut for one in found)
-        if cut and not self._said and not self.task.stride:
-            self._said = True
-            logger.warning(
-                "%d of %d texts are longer than %d tokens and are truncated (said once)",
-                *(cut, len(texts), self.facts.max_length),
-            )
+        self._cuts.add(sum(one.cut for one in found), len(texts))
         return found
 
     def answers(
@@ -108,6 +107,23 @@ class Predictor:
         return [self.task.told(answer) for answer in self.logits(texts, pairs, batch_size)]
 
 
+class Cuts:
+    """Says once that texts are truncated, when the first of them are: how many of all so far."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts, self.texts, self.said = facts, 0, False
+
+    def add(self, cut: int, texts: int) -> None:
+        """So many more texts were read, and so many of them cut."""
+        self.texts += texts
+        if cut and not self.said:
+            self.said = True
+            logger.warning(
+                "%d of the first %d %s are longer than %d tokens and are truncated; later ones are not counted",
+                *(cut, self.texts, *limit(self.facts.task, self.facts.max_length)),
+            )
+
+
 def at_once(batch_size: int, vocabulary: int, longest: int) -> int:
     """How many texts a model is asked at once: fewer where it puts out the whole vocabulary for every token."""
     return min(batch_size, max(1, WIDEST // (vocabulary * longest))) if vocabulary else batch_size
@@ -126,14 +142,28 @@ def pad(reads: Sequence[Read], facts: Facts) -> Batch:
     return batch
 
 
-def _check(texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> None:
-    for name, given in (("texts", texts), ("pairs", pairs)):
-        if isinstance(given, str):
-            raise ValueError(f"{name} is one str, expected a list of them; type [text]")
-        for i, one in enumerate(() if given is None else given):
-            if not isinstance(one, str):
-                raise ValueError(f"{name}[{i}] is {type(one).__name__}, expected str")
-    if pairs is not None and len(pairs) != len(texts):
-        raise ValueError(f"found {len(texts)} texts and {len(pairs)} pairs, expected as many of one as of the other")
+def _check(texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int) -> tuple[list[str], list[str] | None]:
+    """Texts and pairs as lists."""
+    found, others = _listed("texts", texts), None if pairs is None else _listed("pairs", pairs)
+    if others is not None and len(others) != len(found):
+        raise ValueError(f"found {len(found)} texts and {len(others)} pairs, expected as many of one as of the other")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    return found, others
+
+
+def _listed(name: str, given: Iterable[Any]) -> list[str]:
+    """Texts in a list, whatever holds them."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{name} is one {type(given).__name__}, expected a list of str; type [text]")
+    found = list(given)
+    for i, one in enumerate(found):
+        if not isinstance(one, str):
+            raise ValueError(f"{name}[{i}] is {type(one).__name__}, expected str")
+        try:
+            one.encode()
+        except UnicodeEncodeError as error:
+            half = f"{one[error.start]!r}, half of a surrogate pair and no character"
+            mend = 'text.encode(errors="replace").decode()'
+            raise ValueError(f"{name}[{i}] holds {half}; mend it, or type {mend}") from error
+    return found

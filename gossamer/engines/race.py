@@ -6,7 +6,7 @@ one before come to rest.  Tokenizing is left out: it is the same for all, and ru
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from math import exp, inf, log
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gossamer.engines.predictor import Predictor
+from gossamer.engines.stream import CHARACTERS, Row
+from gossamer.engines.texts import facts, reader
 
 SINGLES = 5  # texts of a round that are asked one by one
 WARM = 8  # texts of the first batch, which is not timed: packed graphs are opened, memory is laid out
@@ -140,9 +142,7 @@ def shown(predictor: Predictor, size: int, texts: Sequence[str], pairs: Sequence
     """
     if not texts:
         raise ValueError(f"{origin} has no texts, expected some to time engines with")
-    number = _enough(size)
-    rows = list(islice(cycle(_evenly(range(len(texts)), number)), number))
-    some, others = [texts[i] for i in rows], None if pairs is None else [pairs[i] for i in rows]
+    some, others = _spread(texts, pairs, _enough(size))
     return Sample(some, others, tuple(len(one.ids) for one in predictor.read(some, others)), origin)
 
 
@@ -152,14 +152,21 @@ def read(folder: Path, file: str | Path, text: str = "", pair: str = "") -> tupl
     text, pair: columns; "": those of the artefact's task.  Raises what gossamer.data.lines raises.
     """
     from gossamer.data import lines
-    from gossamer.engines.texts import facts
-    from gossamer.formats import columns_of
 
-    _, text, pair, _ = columns_of(facts(folder).task.kind, text, pair, None)
-    found = list(islice(lines(file, text=text, pair=pair, words=True), LOOK))
+    found = list(_first(lines(file, text=text, pair=pair, task=facts(folder).task.kind, words=True)))
     alone = all(second is None for _, second in found[:1])
     kept = [(first, second or "") for first, second in found if (second is None) == alone]
     return [first for first, _ in kept], None if alone else [second for _, second in kept]
+
+
+def lengths(folder: Path, file: str | Path, size: int, text: str = "", pair: str = "") -> tuple[int, ...] | None:
+    """The tokens of those texts of a file that `shown` would take; None where they cannot be read."""
+    try:
+        texts, pairs = read(folder, file, text, pair)
+        found = reader(folder, facts(folder))(*_spread(texts, pairs, _enough(size)))
+        return tuple(len(one.ids) for one in found)
+    except (ValueError, OSError):  # who reads all of it says why, after the answers before
+        return None
 
 
 def race(
@@ -226,6 +233,22 @@ def _calls(size: int, number: int, texts: int) -> list[slice]:
 def _enough(size: int) -> int:
     """How many texts are timed: different ones in each round, some whole batches."""
     return max(size, min(MOST, max(LEAST, 4 * size)) // size * size)
+
+
+def _first(rows: Iterable[Row]) -> Iterator[Row]:
+    """Up to LOOK of them; fewer where they are long."""
+    characters = 0
+    for one, two in islice(rows, LOOK):
+        yield one, two
+        characters += len(one) + len(two or "")
+        if characters >= CHARACTERS:
+            return
+
+
+def _spread(texts: Sequence[str], pairs: Sequence[str] | None, number: int) -> tuple[list[str], list[str] | None]:
+    """So many of some texts, evenly chosen and in their order; again from the first where they are few."""
+    rows = list(islice(cycle(_evenly(range(len(texts)), number)), number))
+    return [texts[i] for i in rows], None if pairs is None else [pairs[i] for i in rows]
 
 
 def _evenly(items: Sequence[int], number: int) -> list[int]:

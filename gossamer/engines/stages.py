@@ -42,7 +42,6 @@ def write(model: "PreTrainedModel", folder: Path, known: Facts, reads: list[Read
     from gossamer.engines import graph, narrowing
     from gossamer.engines.onnxruntime import program
 
-    (folder / ALONE).unlink(missing_ok=True)  # of other stages
     programs = _programs(model, known, reads)
     if known.task.per_text:
         narrowing.narrow_firsts(programs[-1], "firsts")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gossamer.task.kind import Read
 
 WINDOW = 32  # batches that are read and sorted by length together: with those waiting, all that memory holds
+CHARACTERS = 2_000_000  # after so many a window ends sooner: of long texts, fewer are read together
 AHEAD = 2  # windows that wait, ready, for the engine
 IDLE = 0.05  # seconds after which a pipe that has fallen silent is answered what it has said so far
 
@@ -44,12 +45,13 @@ def answers(
 def windows(
     rows: Iterable[Row], predictor: "Predictor", batch_size: int = 32, *, size: int | None = None, live: bool = False
 ) -> Generator[Answered, None, None]:
-    """Rows, `size` at a time (by default WINDOW batches), with their answers.
+    """Rows, `size` at a time (by default WINDOW batches; fewer where they are long), with their answers.
 
     A thread reads and tokenizes ahead; it ends when the rows do, when one of them is wrong, or when this is closed.
     Texts alone and pairs may alternate.  live: the rows come from a pipe or a person: those that have come are answered
     as soon as no more follow, and closing this does not wait for a read that nobody ends.  Else every window but the
-    last is full, so that the same rows always share a batch and have the same answers to the last digit.
+    last is full, of rows or of CHARACTERS, so that the same rows always share a batch and have the same answers to the
+    last digit.
 
     Raises:
         ValueError: an empty batch; and whatever reading, tokenizing and computing raise, after the answers before it.
@@ -99,14 +101,14 @@ def ahead(
 class _Shelf(Generic[Ready]):
     """Where one thread puts windows and another takes them.
 
-    pending: rows that make no whole window yet.  While the thread prepares one, it reads no rows; so what is pending
-    always comes after what is ready, and whoever finds nothing ready may take it.
+    pending: rows that make no whole window yet; long: how many characters they have.  While the thread prepares one, it
+    reads no rows; so what is pending always comes after what is ready, and whoever finds nothing ready may take it.
     """
 
     def __init__(self, rows: Iterable[Row], size: int, prepare: Callable[[list[Row]], Ready]) -> None:
         self.rows, self.size, self.prepare = rows, size, prepare
         self.change, self.pending, self.ready = Condition(), list[Row](), deque[tuple[list[Row], Ready]]()
-        self.ended = self.stopped = False
+        self.long, self.ended, self.stopped = 0, False, False
         self.error: BaseException | None = None
 
     def fill(self) -> None:
@@ -117,9 +119,10 @@ class _Shelf(Generic[Ready]):
             for row in given:
                 with self.change:
                     self.pending.append(row)
+                    self.long += len(row[0]) + len(row[1] or "")
                     if len(self.pending) == 1:
                         self.change.notify_all()
-                    full = self._all_pending() if len(self.pending) >= self.size else []
+                    full = self._all_pending() if len(self.pending) >= self.size or self.long >= CHARACTERS else []
                 if full:
                     self._put(full)
                 if self.stopped:
@@ -165,7 +168,7 @@ class _Shelf(Generic[Ready]):
             self.change.notify_all()
 
     def _all_pending(self) -> list[Row]:
-        found, self.pending = self.pending, []
+        found, self.pending, self.long = self.pending, [], 0
         return found
 
     def _put(self, window: list[Row]) -> None:
@@ -182,22 +185,23 @@ class _Shelf(Generic[Ready]):
 class Rows:
     """The rows of a file, or of standard input ("-"), and how far they have been read.
 
-    text, pair: the columns.  live: it is a pipe or a terminal, whose end nobody knows.
+    text, pair: the columns, "" for those of the kind of task.  live: it is a pipe or a terminal, whose end nobody
+    knows.
 
     Raises:
         FileNotFoundError, ValueError: as `gossamer.data.lines` does, at once or while the rows are read.
     """
 
-    def __init__(self, source: str, text: str, pair: str) -> None:
+    def __init__(self, source: str, text: str = "", pair: str = "", task: str | None = None) -> None:
         from gossamer.data import lines
         from gossamer.rows import OPENERS, form_of, raw_lines
 
         self.live, self.read, self._bytes, self._size, self._total = False, 0, 0, 0, 0
         path = Path(source).expanduser()
         given: Any = source
-        form = None
+        form, columns = None, dict[str, Any](text=text, pair=pair, task=task)
         if source != "-":
-            lines(source, text=text, pair=pair)  # is it there?
+            lines(source, **columns)  # is it there?
             self.live, form = not path.is_file(), form_of(path) or "text"
             if form == "parquet":
                 self._total, form = _rows_of(path), None
@@ -208,7 +212,7 @@ class Rows:
             found = os.fstat(stream.fileno())
             self.live, self._size = not stat.S_ISREG(found.st_mode), found.st_size
             given = _Counted(stream, "<stdin>", self)
-        self._rows = lines(given, text=text, pair=pair, form=form, words=True)
+        self._rows = lines(given, **columns, form=form, words=True)
 
     def __iter__(self) -> Iterator[Row]:
         """Row by row, once."""

@@ -1,7 +1,7 @@
 """How an artefact reads texts: what its json files say, and its tokenizer.  Neither torch nor transformers."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from gossamer import task
 from gossamer.task import Read
-from gossamer.task.reading import Nothing, both, shortened
+from gossamer.task.reading import Nothing, both, limit, shortened
 
 CHARACTERS = 1_000_000  # given to the tokenizer in one call: its notes on a text are many times the text's size
 NO_LIMIT = 1_000_000  # tokenizers that know no limit write a very large number down
@@ -145,6 +145,7 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
     whole = _tokenizer(folder) if facts.task.first_cut == "only_second" else tokenizer  # each takes a while to read
     whole.no_truncation()
     posed, stride = facts.task, min(facts.task.stride, max(0, facts.max_length // 4))
+    _, most = limit(posed, facts.max_length)
     tokenizer.enable_truncation(facts.max_length, stride=stride, strategy=posed.first_cut, direction=facts.side)
 
     def read(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Read]:
@@ -152,17 +153,23 @@ def reader(folder: Path, facts: Facts, alone: bool = False) -> Reader:
             return [both(one, two) for one, two in zip(read(texts, None), read(pairs, None), strict=True)]
         if posed.stride and pairs is None:
             raise ValueError(f"{posed.kind} reads a text and its pair, found texts alone; give a context to each")
+        some = texts
         if posed.first_cut == "only_second":
-            texts = shortened(texts, facts.max_length, lambda text: whole.encode(text, add_special_tokens=False))
-        given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        found = []
-        for start, stop in _runs(given):
-            some: Any = given[start:stop]
-            if alone or stop - start == 1:
-                found += [tokenizer.encode(*([one] if pairs is None else one)) for one in some]
-            else:
-                found += tokenizer.encode_batch(some) if noted else tokenizer.encode_batch_fast(some)
-        return [_read(one, facts, texts[i], None if pairs is None else pairs[i]) for i, one in enumerate(found)]
+            some = shortened(texts, most, lambda text: whole.encode(text, add_special_tokens=False))
+        given = list(some) if pairs is None else list(zip(some, pairs, strict=True))
+        found = list[Read]()
+        for start, stop in _runs(given):  # what the tokenizer notes of one run is gone before the next
+            found += [
+                _read(one, facts, texts[i], None if pairs is None else pairs[i])
+                for i, one in enumerate(spelled(given[start:stop]), start)
+            ]
+        return [one if some[i] == texts[i] else one._replace(cut=True) for i, one in enumerate(found)]
+
+    def spelled(some: Sequence[Any]) -> Iterable[Any]:
+        if alone or len(some) == 1:
+            return (tokenizer.encode(*((one,) if isinstance(one, str) else one)) for one in some)
+        several: list[Any] = tokenizer.encode_batch(some) if noted else tokenizer.encode_batch_fast(some)
+        return several
 
     return read
 

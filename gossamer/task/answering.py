@@ -47,7 +47,7 @@ class QuestionAnswering(Task):
     def read(self, spelled: Any, text: str, pair: str | None, mask_id: int | None) -> Read:
         """note: the places of the context's tokens, and where each begins and ends; more: the later windows."""
         windows = [spelled, *spelled.overflowing]
-        found = [Read(one.ids, list(one.type_ids), len(windows) > 1, _context(one)) for one in windows]
+        found = [Read(one.ids, list(one.type_ids), False, _context(one)) for one in windows]  # nothing is lost
         return found[0]._replace(more=tuple(found[1:]))
 
     def examples(self, read: Read, label: Any) -> list[Example]:

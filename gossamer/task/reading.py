@@ -67,11 +67,11 @@ def encode(task: Task, tokenizer: Any, split: "Split", max_length: int) -> list[
     task.complete(found, tokenizer, split, max_length)
     if empty:
         logger.warning("%d of %d texts have nothing to learn from and are left out", empty, len(split))
-    if cut and not task.stride:
+    if cut:
         longest = max(map(len, split.texts))
         logger.warning(
-            "%d of %d texts are longer than %d tokens and are truncated; the longest has %s characters",
-            *(cut, len(split), max_length, f"{longest:,}"),
+            "%d of %d %s are longer than %d tokens and are truncated; the longest has %s characters",
+            *(cut, len(split), *limit(task, max_length), f"{longest:,}"),
         )
     return found
 
@@ -93,7 +93,7 @@ def reads(
         for start, stop in _chunks(texts):
             some, others = list(texts[start:stop]), None if pairs is None else list(pairs[start:stop])
             if task.first_cut == "only_second":
-                some = shortened(some, max_length, lambda text: alone(tokenizer, text))
+                some = shortened(some, limit(task, max_length)[1], lambda text: alone(tokenizer, text))
             found = tokenizer(
                 some, others, truncation=task.first_cut, stride=stride, max_length=max_length, padding=False,
                 return_attention_mask=False,
@@ -111,7 +111,8 @@ def reads(
                     ids = list(found["input_ids"][row])
                     types = found["token_type_ids"][row] if "token_type_ids" in found else [0] * len(ids)
                     spelled = Spelled(ids, list(types), cut)
-                yield task.read(spelled, texts[start + row], pair, mask_id)
+                read = task.read(spelled, texts[start + row], pair, mask_id)
+                yield read if some[row] == texts[start + row] else read._replace(cut=True)
 
 
 def alone(tokenizer: Any, text: str) -> Any:
@@ -119,12 +120,20 @@ def alone(tokenizer: Any, text: str) -> Any:
     return tokenizer([text], add_special_tokens=False, verbose=False).encodings[0]
 
 
-def shortened(questions: Sequence[str], max_length: int, spell: Callable[[str], Any]) -> list[str]:
-    """The questions, of which at most QUESTION tokens and no more than leave half of the room for a context.
+def limit(task: Task, max_length: int) -> tuple[str, int]:
+    """What a task's texts are, and how many tokens of one are read.
 
-    (Devlin et al.'s code for SQuAD cuts them alike.)  spell: a text's Encoding without special tokens.
+    Of a question at most QUESTION and no more than leave half of the room for a context (Devlin et al.'s code for SQuAD
+    cuts them alike).
     """
-    most, found = max(1, min(QUESTION, max_length // 2 - 3)), []
+    if task.first_cut == "only_second":
+        return "questions", max(1, min(QUESTION, max_length // 2 - 3))
+    return "texts", max_length
+
+
+def shortened(questions: Sequence[str], most: int, spell: Callable[[str], Any]) -> list[str]:
+    """Of each question at most so many tokens.  spell: a text's Encoding without special tokens."""
+    found = []
     for text in questions:
         offsets = spell(text).offsets if len(text) > most else []  # a token is a character at least
         found.append(text[: offsets[most - 1][1]] if len(offsets) > most else text)

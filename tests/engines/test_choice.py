@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from gossamer import engines
 from gossamer.cli import app
-from gossamer.engines import choice, race, remembered
+from gossamer.engines import choice, race, remembered, texts
 from gossamer.engines.choice import Row, Table, fastest, table
 from gossamer.engines.predictor import Predictor
 from gossamer.engines.race import Limits, Sample, made_up, read, shown
@@ -312,6 +313,55 @@ def test_the_texts_that_were_shown_decide_what_auto_takes(fakes, watch):
     assert fastest(folder) == fastest(folder, lengths=[4, 4], batch_size=1) == "onnxruntime" and not opened
     table(folder)
     assert fastest(folder) == "openvino", "what was shown last"
+
+
+def test_each_batch_size_of_a_table_is_remembered_with_its_texts(fakes, watch):
+    folder, opened = fakes(openvino=watch.predictor("o", 9, 1), onnxruntime=watch.predictor("r", 1, 2))
+    sample = table(folder, ["some words", "and more"], origin="mine.txt")
+    assert sample.chosen == "onnxruntime"
+    opened.clear()
+    found = [fastest(folder, lengths=[4, 4], batch_size=size) for size in (None, 1, 32)]
+    assert found == ["onnxruntime", "onnxruntime", "openvino"] and not opened
+
+
+@pytest.fixture
+def words(fakes, watch, raw):
+    """A folder that reads texts, with a choice between two engines."""
+    folder, opened = fakes(openvino=watch.predictor("o", 9, 1), onnxruntime=watch.predictor("r", 1, 2))
+    raw.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "bert", "max_position_embeddings": 60}')
+    return folder, opened
+
+
+def test_a_file_is_expected_to_be_as_it_begins(words, tmp_path):
+    folder, opened = words
+    (tmp_path / "own.jsonl").write_text("".join('{"first": "%s"}\n' % ("w1 " * (1 + i % 2)) for i in range(640)))
+    found = choice.expected(folder, str(tmp_path / "own.jsonl"), 8, "first")
+    assert found["batch_size"] == 8 and set(found["lengths"]) <= {3, 4} and len(found["lengths"]) == 64
+    asked = shown(Predictor("a", KNOWN, texts.reader(folder, texts.facts(folder)), None), 8,
+                  *read(folder, tmp_path / "own.jsonl", "first"), "x")  # fmt: skip
+    assert found["lengths"] == asked.lengths, "as `gossamer engines --data` has it"
+    (tmp_path / "wrong.jsonl").write_text('{"first": "w1"}\n{\n')
+    assert choice.expected(folder, str(tmp_path / "wrong.jsonl"), 8, "first") == {"batch_size": 8, "lengths": None}
+    assert choice.expected(folder, "-", 8) == choice.expected(folder, os.devnull, 8) == {}, "who knows"
+    (folder / "model.onnx").unlink()
+    assert choice.expected(folder, str(tmp_path / "own.jsonl"), 8) == {} and not opened, "no choice"
+
+
+def test_long_texts_are_not_all_looked_at(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "CHARACTERS", 100)
+    (tmp_path / "a.txt").write_text(("w" * 30 + "\n") * 1000)
+    assert len(read(words[0], tmp_path / "a.txt")[0]) == 4
+
+
+def test_load_goes_by_what_is_expected(artefact, monkeypatch):
+    asked = []
+    monkeypatch.setattr(choice, "fastest", lambda *given: asked.append(given[1:]) or "onnxruntime")
+    assert engines.load(artefact.folder, threads=1, batch_size=8, lengths=[5, 9]).name == "onnxruntime"
+    engines.load(artefact.folder, threads=1)
+    assert asked == [(1, [5, 9], 8), (1, None, None)]
+    with pytest.raises(ValueError, match="batch_size is 0, expected 1 or more"):
+        engines.load(artefact.folder, batch_size=0)
 
 
 def test_a_table_says_why_an_engine_is_not_there(fakes, watch, monkeypatch):

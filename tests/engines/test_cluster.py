@@ -4,8 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from test_predictor import predictor
 
 from gossamer.engines import cluster
+from gossamer.engines.part import origin
+from gossamer.engines.predictor import Cuts
 
 ANSWERS = """
 import json, os, signal, sys
@@ -115,6 +118,16 @@ def test_an_address_where_nobody_listens_is_told_at_once():
         next(cluster.windows(iter([("a", None)]), "folder", "127.0.0.1:1", "onnxruntime"))
 
 
+def test_a_worker_takes_no_other_weights_for_the_artefact(tmp_path):
+    for name, content in (("here", b"trained"), ("there", b"trained"), ("other", b"another")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    known = origin(tmp_path / "here")
+    found = [cluster._is(tmp_path / name, known) for name in ("there", "other", "nowhere")]
+    assert found == [True, False, False]
+
+
 def test_a_belt_holds_what_is_not_answered_yet():
     import asyncio
 
@@ -132,17 +145,29 @@ def test_a_belt_holds_what_is_not_answered_yet():
     assert asyncio.run(use()) == ["one", "zero", "zero", "[]", "one", None, [1]]
 
 
-def test_windows_come_back_once_and_in_order():
+def test_windows_come_back_once_and_in_order(caplog):
     feeder = object.__new__(cluster._Feeder)
     freed, done = [], []
     feeder.room = type("Room", (), {"release": lambda self: freed.append(True)})()
     feeder.belt = type("Belt", (), {"done": type("Done", (), {"remote": staticmethod(done.append)})})
     feeder.waiting, feeder.error = cluster.deque([["a"], ["b"], ["c"]]), []
+    feeder.cuts = Cuts(predictor().facts)
     order = [1, 1, 0, 0, 2]
-    came = iter([{"number": i, "said": json.dumps([{"label": str(i)}]), "error": ""} for i in order])
+    came = iter([{"number": i, "said": json.dumps([{"label": str(i)}]), "cut": i, "error": ""} for i in order])
     assert list(feeder.matched(came)) == [
         (["a"], [{"label": "0"}]),
         (["b"], [{"label": "1"}]),
         (["c"], [{"label": "2"}]),
     ]
     assert done == [1, 2, 3] and len(freed) == 3
+    assert [one.getMessage() for one in caplog.records] == [
+        "1 of the first 2 texts are longer than 8 tokens and are truncated; later ones are not counted"
+    ], "here, where somebody hears it"
+
+
+def test_a_worker_counts_what_it_truncates():
+    worker = object.__new__(cluster._Answers)
+    worker.model, worker.batch_size = predictor(), 4
+    rows = [["abcdefghijk", None], ["a", None], ["abcde", "fghijk"]]
+    found = worker({"number": 3, "rows": json.dumps(rows)})
+    assert (found["number"], found["cut"], found["error"], len(json.loads(found["said"]))) == (3, 2, "", 3)

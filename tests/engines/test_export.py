@@ -191,13 +191,17 @@ def test_the_second_exporter_steps_in(tmp_path, save, tokenizer, monkeypatch):
         asked.append(1)
         raise KeyError("experimental")
 
+    for name in ("stage-00.onnx", "stage-01.onnx", "packed.onnx", "alone.onnx"):
+        (folder / name).write_text("of another model")
     monkeypatch.setattr(export, "by_transformers", broken)
     assert export.write(model, tokenizer, folder).difference < 1e-5 and len(asked) == 2
+    assert graphs.carried(folder) == [folder / GRAPH], "older ones would be run in its place"
     monkeypatch.setattr(export, "by_torch", broken)
     with pytest.raises(
         RuntimeError, match=r'no exporter can express this model; it runs with engine="torch" \(KeyError'
     ):
         export.write(model, tokenizer, folder)
+    assert not graphs.carried(folder)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_odd_texts_are_answered(artefact, engine, caplog):
     for _ in range(2):
         assert np.abs(model.logits([over]) - found[2]).max() < nearness(artefact, engine), "cut to its first words"
     assert [one.getMessage() for one in caplog.records] == [
-        f"1 of 1 texts are longer than {LONGEST} tokens and are truncated (said once)"
+        f"1 of the first 4 texts are longer than {LONGEST} tokens and are truncated; later ones are not counted"
     ]
     assert model.logits([]).shape == (0, 3)
 
@@ -159,6 +160,9 @@ def test_wrong_arguments_are_said(artefact, tmp_path):
         engines.load(artefact.folder, engine="onnxruntime", precision="bf16")
     with pytest.raises(ValueError, match="threads is 0, expected 1 or more"):
         engines.load(artefact.folder, threads=0)
+    for wrong in ("2", 1.5):
+        with pytest.raises(ValueError, match=f"threads is {wrong!r}, expected 1 or more .*; type threads=2"):
+            engines.load(artefact.folder, threads=wrong)
     with pytest.raises(FileNotFoundError, match="no folder 'nowhere'; expected one that gossamer compress wrote"):
         engines.load("nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds no model \(no config.json\)"):
@@ -179,6 +183,13 @@ def test_a_damaged_artefact_is_said(copy, engine):
     (copy / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError, match=r"model.safetensors is damaged: .*; copy the artefact again from its source"):
         engines.load(copy, engine=engine)
+
+
+def test_a_name_that_is_not_utf_8_is_no_damage(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"the folder's name b'.*/n\\xe4me' is not UTF-8, which engines cannot open; re"
+    ):
+        engines.load(Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xe4me")))
 
 
 @pytest.mark.parametrize("engine", GRAPHS)

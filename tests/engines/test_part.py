@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gossamer.engines import part
 from gossamer.engines.part import Part, Passing, origin, outlet
 
 ROWS = [(f"text {i}", None if i % 2 else "pair") for i in range(10)]
@@ -147,6 +148,94 @@ def test_two_processes_do_not_write_one_part(tmp_path):
     assert (tmp_path / "out").exists()
 
 
+def finish(part, rows=ROWS):
+    with part.opened(OF):
+        rest = list(part.rest(iter(rows)))
+        part.write("".join(f"{text} é\n" for text, _ in rest), rest)
+
+
+SINCE = r"another process has written .*out.part since this one began; type the same command again"
+
+
+@pytest.mark.parametrize("locked", ["before", "after"])
+def test_what_another_process_ends_meanwhile_is_left_alone(tmp_path, monkeypatch, locked):
+    fill(tmp_path / "whole", ROWS)
+    died(tmp_path / "out")
+    late, other = (Part(tmp_path / "out", resume=True, force=True) for _ in range(2))
+    if locked == "before":
+        finish(other)
+    else:  # it ends when the file is open already, which by then has another name
+
+        def alone(file):
+            monkeypatch.undo()
+            stream = file.open("r+b")
+            finish(other)
+            return stream
+
+        monkeypatch.setattr(part, "_alone", alone)
+    with pytest.raises(ValueError, match=SINCE):
+        finish(late)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert names(tmp_path) == ["out", "whole"]
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {}, {"force": True}])
+def test_what_another_process_adds_meanwhile_is_left_alone(tmp_path, how):
+    out = tmp_path / "out"
+    if how:
+        died(out)
+    late = Part(out, **how)
+    died(out, after=8, resume=True)
+    with pytest.raises(ValueError, match=SINCE):
+        finish(late)
+    assert fill(out, ROWS, resume=True) == ROWS[8:]
+
+
+def test_a_file_that_has_become_shorter_is_not_filled_up(tmp_path):
+    died(tmp_path / "out")
+    late = Part(tmp_path / "out", resume=True)
+    os.truncate(tmp_path / "out.part", 3)
+    with pytest.raises(ValueError, match=SINCE):
+        finish(late)
+    assert (tmp_path / "out.part").read_bytes() == b"tex"
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {}, {"force": True}])
+@pytest.mark.parametrize("noted", [True, False])
+def test_one_that_died_before_its_first_answers_has_nothing_to_lose(tmp_path, how, noted):
+    (tmp_path / "out.part").touch()
+    if noted:
+        (tmp_path / "out.part.json").write_text(json.dumps({"of": {"a": 1}, "rows": 0, "bytes": 0, "read": "x"}))
+    assert fill(tmp_path / "out", ROWS, **how) == ROWS
+
+
+def test_one_that_dies_while_it_starts_anew_can_be_continued(tmp_path, monkeypatch):
+    died(tmp_path / "out")
+
+    class Torn:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __getattr__(self, name):
+            if name == "truncate":
+                raise Died
+            return getattr(self.stream, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.stream.close()
+
+    alone = part._alone
+    monkeypatch.setattr(part, "_alone", lambda file: Torn(alone(file)))
+    monkeypatch.setattr(Part, "_left", lambda self, error: None)  # a killed process tidies nothing up
+    with pytest.raises(Died):
+        finish(Part(tmp_path / "out", force=True))
+    monkeypatch.undo()
+    assert fill(tmp_path / "out", ROWS, resume=True) == ROWS
+
+
 def test_what_is_left_is_told(tmp_path, caplog):
     with pytest.raises(OSError, match="full"), Part(tmp_path / "out").opened(OF):
         raise OSError("disk full")
@@ -177,3 +266,17 @@ def test_an_artefact_is_known_again_by_its_manifest(tmp_path):
     plain = origin(tmp_path)
     (tmp_path / "manifest.json").write_text("{}\n")
     assert len(plain) == 16 and origin(tmp_path) not in ("", plain)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "packed.onnx", "config.json", "tokenizer.json", "vocab.txt"]
+)
+def test_a_folder_without_manifest_is_known_again_by_what_is_read_of_it(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(b"the old")
+    known = origin(tmp_path)
+    (tmp_path / "out.jsonl.part").touch()
+    (tmp_path / "out.jsonl.part.json").write_text("{}")
+    assert origin(tmp_path) == known, "answers are not of the model"
+    (tmp_path / name).write_bytes(b"the new")
+    assert origin(tmp_path) != known and len(known) == 16

@@ -1,5 +1,6 @@
 import logging
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from gossamer.engines import texts
 from gossamer.engines.predictor import WINDOW, Predictor, pad
 from gossamer.engines.texts import Facts, facts, reader
-from gossamer.task import Classification, Read, Regression
+from gossamer.task import CausalLM, Classification, MaskedLM, Read, Regression, Seq2Seq, TokenClassification
 
 
 def read(texts, pairs):
@@ -62,6 +63,26 @@ def test_a_batch_is_padded_on_the_right():
     assert "token_type_ids" not in pad([Read([5], [0], False)], Facts(Regression(), 8, 9, False))
 
 
+def test_texts_may_be_in_anything_that_holds_them():
+    wanted = predictor().logits(["ab", "c"], ["d", ""])
+
+    class Column:  # as pandas has it: an index of its own
+        def __init__(self, *texts):
+            self.texts = texts
+
+        def __len__(self):
+            return len(self.texts)
+
+        def __iter__(self):
+            return iter(self.texts)
+
+        def __getitem__(self, key):
+            raise KeyError(key)
+
+    for holds in (Column, lambda *texts: np.array(texts), lambda *texts: iter(texts), lambda *texts: texts):
+        assert np.array_equal(predictor().logits(holds("ab", "c"), holds("d", "")), wanted)
+
+
 def test_labels_and_scores():
     (one,) = predictor()(["a"])
     assert one["label"] == "sum" and 0.5 < one["score"] <= 1
@@ -76,18 +97,27 @@ def test_nothing_gives_nothing():
 def test_truncation_is_said_once(caplog):
     model = predictor()
     with caplog.at_level(logging.WARNING):
+        model.logits(["b"])
         model.logits(["abcdefghijk", "a"])
         model.logits(["abcdefghijk"])
     assert [r.message for r in caplog.records] == [
-        "1 of 2 texts are longer than 8 tokens and are truncated (said once)"
+        "1 of the first 3 texts are longer than 8 tokens and are truncated; later ones are not counted"
     ]
 
 
 @pytest.mark.parametrize(
     ("texts", "pairs", "size", "message"),
     [
-        ("one", None, 8, r"texts is one str, expected a list of them; type \[text\]"),
+        ("one", None, 8, r"texts is one str, expected a list of str; type \[text\]"),
         (["a"], "b", 8, "pairs is one str"),
+        (None, None, 8, r"texts is one NoneType, expected a list of str; type \[text\]"),
+        (
+            ["a", "b \ud800"],
+            None,
+            8,
+            r"texts\[1\] holds '\\ud800', half of a surrogate pair .*; mend it, or type text\.enc",
+        ),
+        (["a"], ["\udcff"], 8, r"pairs\[0\] holds '\\udcff', half of a surrogate pair and no character"),
         (["a", None], None, 8, r"texts\[1\] is NoneType, expected str"),
         (["a", "b"], ["a"], 8, "found 2 texts and 1 pairs"),
         (["a"], None, 0, "batch_size is 0, expected 1 or more"),
@@ -96,6 +126,13 @@ def test_truncation_is_said_once(caplog):
 def test_what_is_not_a_list_of_texts_is_refused(texts, pairs, size, message):
     with pytest.raises(ValueError, match=message):
         predictor().logits(texts, pairs, batch_size=size)
+
+
+@pytest.mark.parametrize("task", [TokenClassification(("O", "B-x")), MaskedLM(), CausalLM(), Seq2Seq()])
+def test_pairs_of_a_task_that_reads_texts_alone_are_refused(task):
+    told = rf"{task.kind} reads texts alone, found pairs; leave --pair away \(in Python pairs=\)"
+    with pytest.raises(ValueError, match=told):
+        predictor(task=task)(["a b"], ["c"])
 
 
 def test_several_threads_may_ask():
@@ -150,6 +187,50 @@ def test_the_tokenizer_reads(folder, monkeypatch):
     monkeypatch.setattr(texts, "CHARACTERS", 1000)
     long = ask(["w0 " * 700, "w1"] * 2, None)
     assert [len(one.ids) for one in long] == [6, 3, 6, 3] and long[0].cut and not long[1].cut
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_the_tokenizer_notes_is_kept_for_one_run_of_texts_at_a_time(folder, monkeypatch, alone):
+    alive, most = weakref.WeakSet(), []
+
+    class Noted:
+        def __init__(self, one):
+            self.ids, self.type_ids, self.overflowing = one.ids, one.type_ids, one.overflowing
+            alive.add(self)
+            most.append(len(alive))
+
+    class Counted:
+        def __init__(self, folder):
+            self.whole = plain(folder)
+
+        def __getattr__(self, name):
+            return getattr(self.whole, name)
+
+        def encode(self, *text):
+            return Noted(self.whole.encode(*text))
+
+        def encode_batch_fast(self, some):
+            return [Noted(one) for one in self.whole.encode_batch_fast(some)]
+
+    plain = texts._tokenizer
+    given = [f"w{i % 9} w1" for i in range(40)]
+    whole = reader(folder, facts(folder))(given, None)
+    monkeypatch.setattr(texts, "_tokenizer", Counted)
+    monkeypatch.setattr(texts, "CHARACTERS", 20)  # four of them
+    assert reader(folder, facts(folder), alone)(given, None) == whole
+    assert len(most) == 40 and max(most) <= (2 if alone else 4) and not alive
+
+
+def test_a_question_that_is_cut_is_told(folder, caplog):
+    (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForQuestionAnswering"]}')
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 16}')
+    known = facts(folder)
+    asks = Predictor("fake", known, reader(folder, known), None)
+    plain, long = asks.reads(["w0 w1 w2 w3 w4"], ["w5 " * 40]) + asks.reads(["w0 w1 w2 w3 w4 w6"], ["w5 " * 40])
+    assert long.ids == plain.ids and plain.more and (plain.cut, long.cut) == (False, True)
+    assert [one.getMessage() for one in caplog.records] == [
+        "1 of the first 2 questions are longer than 5 tokens and are truncated; later ones are not counted"
+    ]
 
 
 def test_a_tokenizer_that_finds_no_token_reads_one(folder, raw):

@@ -84,6 +84,21 @@ def test_only_a_few_windows_are_in_memory():
     assert answered == read == 1000
 
 
+def test_a_window_of_long_texts_has_fewer_of_them(monkeypatch):
+    monkeypatch.setattr(stream, "CHARACTERS", 100)
+    rows = [("a" * (i % 60), "b" * (i % 7) if i % 3 else None) for i in range(200)]
+    rows[50:52] = [("a" * 500, None), ("", None)]
+    found = [window for window, _ in windows(iter(rows), predictor(), 4, size=8)]
+    assert [row for window in found for row in window] == rows and {len(window) for window in found} > {2, 8}
+
+    def characters(window):
+        return sum(len(text) + len(pair or "") for text, pair in window)
+
+    assert all(characters(window[:-1]) < 100 for window in found), "it ends with the row that makes it full"
+    assert all(len(window) == 8 or characters(window) >= 100 for window in found[:-1])
+    assert list(answers(iter(rows), predictor(), 4)) == expected(rows)
+
+
 def test_a_wrong_row_is_told_after_the_answers_before_it():
     def rows():
         yield from ROWS[:7]
@@ -173,27 +188,27 @@ def test_rows_know_what_share_of_a_file_they_are(tmp_path):
     table.write_text("text,text_pair\n" + '"a\nb",c\n' * 200)
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     for file, row in ((plain, ("text", None)), (table, ("a\nb", "c"))):
-        rows = Rows(str(file), "text", "text_pair")
+        rows = Rows(str(file))
         assert rows.share(0) is None and not rows.live
         assert next(iter(rows)) == row and len(list(rows)) == 199 and rows.read == 200
         assert rows.share(50) == pytest.approx(0.25) and rows.share(200) == 1.0
-    rows = Rows(str(packed), "text", "text_pair")
+    rows = Rows(str(packed))
     assert len(list(rows)) == 200 and rows.share(200) is None, "nobody knows how long it is unpacked"
 
 
 def test_rows_of_parquet_are_counted_before(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"text": ["a", "b", "c", "d"]}), tmp_path / "a.parquet")
-    rows = Rows(str(tmp_path / "a.parquet"), "text", "text_pair")
+    rows = Rows(str(tmp_path / "a.parquet"))
     assert rows.share(1) == 0.25 and len(list(rows)) == 4
     (tmp_path / "b.parquet").write_text("none")
     with pytest.raises(ValueError, match=r"b\.parquet"):
-        list(Rows(str(tmp_path / "b.parquet"), "text", "text_pair"))
+        list(Rows(str(tmp_path / "b.parquet")))
 
 
 def test_a_pipe_by_name_is_live(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    rows = Rows(str(tmp_path / "pipe"), "text", "text_pair")
+    rows = Rows(str(tmp_path / "pipe"))
     writes = threading.Thread(target=(tmp_path / "pipe").write_text, args=("one\ntwo\n",))
     writes.start()
     assert rows.live and list(rows) == [("one", None), ("two", None)] and rows.share(2) is None
@@ -203,11 +218,11 @@ def test_a_pipe_by_name_is_live(tmp_path):
 def test_errors_name_the_file_as_before(tmp_path):
     (tmp_path / "a.csv").write_text("words\nb\n")
     with pytest.raises(ValueError, match=r"a\.csv has no column 'text'; it has: 'words'"):
-        list(Rows(str(tmp_path / "a.csv"), "text", "text_pair"))
+        list(Rows(str(tmp_path / "a.csv")))
     with pytest.raises(FileNotFoundError, match=r"did you mean .*a\.csv"):
-        Rows(str(tmp_path / "b.csv"), "text", "text_pair")
+        Rows(str(tmp_path / "b.csv"))
     with pytest.raises(ValueError, match="is a folder, expected a file"):
-        Rows(str(tmp_path), "text", "text_pair")
+        Rows(str(tmp_path))
 
 
 # --- the command, killed ----------------------------------------------------------------------------------------------

@@ -42,6 +42,17 @@ def test_a_long_context_is_read_in_windows_that_overlap():
     assert all(part.ids[1] == 90 for part in parts), "the question is in each"
 
 
+def test_a_question_that_is_cut_is_told_and_a_context_in_windows_is_not(caplog):
+    context = " ".join(f"w{i}" for i in range(10, 50))
+    [plain] = reads(ASKED, texts.tokenizer(), ["w90 w91 w92 w93 w94"], [context], 16)
+    [long] = reads(ASKED, texts.tokenizer(), ["w90 w91 w92 w93 w94 w95"], [context], 16)
+    assert long.ids == plain.ids and plain.more and (plain.cut, long.cut) == (False, True)
+    encode(ASKED, texts.tokenizer(), Split(("w90",), (context,), ((),)), 16)
+    assert not caplog.text
+    encode(ASKED, texts.tokenizer(), Split(("w90", "w90 " * 9), (context,) * 2, ((),) * 2), 16)
+    assert "1 of 2 questions are longer than 5 tokens and are truncated; the longest has 36 characters" in caplog.text
+
+
 def test_labels_are_where_the_answer_is_whole():
     words = [f"w{i}" for i in range(10, 50)]
     context = " ".join(words)
