@@ -187,11 +187,19 @@ class PastFuture(Head):
         return [self.guess[j](seen).tanh() for j in range(i + 1, self.count)]
 
     def forward(self, i: int, first: Tensor, memory: Memory, model: nn.Module, drop: float) -> tuple[Tensor, Tensor]:
-        """The features are the pooled state; past: (n, layers so far, 2 labels), what was projected of each layer."""
+        """The features are the pooled state.
+
+        past: (n, layers so far, 2 labels), what was projected of each layer; while learning (n, layers so far, size),
+        the pooled states themselves, of which each exit drops others.
+        """
         seen, past = self.pooled(i, first), memory.get("past")
-        now = self.project[i](F.dropout(seen, drop, self.training))
-        kept = self.project[i](F.dropout(seen.detach(), drop, True)) if self.training else now  # for the exits above
-        every, memory["past"] = (z[:, None] if past is None else torch.cat([past, z[:, None]], 1) for z in (now, kept))
+        kept = seen.detach() if self.training else self.project[i](seen)
+        memory["past"] = kept[:, None] if past is None else torch.cat([past, kept[:, None]], 1)
+        if self.training:
+            states = [*(() if past is None else past.unbind(1)), seen]
+            every = torch.stack([self.project[j](F.dropout(one, drop)) for j, one in enumerate(states)], 1)
+        else:
+            every = memory["past"]
         u, v = every.chunk(2, -1)
         future = torch.zeros_like(u[:, 0])
         for j, guess in enumerate(self.guesses(i, seen), i + 1):

@@ -56,7 +56,7 @@ class PastFuture:
 
 
 class Imitation(Loss):
-    """1 - cos between each later layer's pooled state and the guess of it, the mean over all pairs of layers."""
+    """1 - cos between later layers' pooled states and the guesses of a layer; its mean, and of those over layers."""
 
     reads = Reads(student_hidden=True)
 
@@ -70,9 +70,8 @@ class Imitation(Loss):
         head = exits.heads
         assert isinstance(head, Head)
         seen = [head.pooled(i, exits.around(i, x, texts)) for i, x, texts in step.student.states]
-        found = [
-            1 - F.cosine_similarity(later.detach(), guess, -1).mean()
-            for i, now in enumerate(seen)
-            for later, guess in zip(seen[i + 1 :], head.guesses(i, now), strict=True)
-        ]
+        found = list[Tensor]()
+        for i, now in enumerate(seen[:-1]):
+            later, guess = torch.stack(seen[i + 1 :]).detach(), torch.stack(head.guesses(i, now))
+            found.append(1 - F.cosine_similarity(later, guess, -1).mean())
         return torch.stack(found).mean()
