@@ -455,7 +455,7 @@ def exits(
         float | None, typer.Option(metavar="X", help="The best that saves so many times the layers.")
     ] = None,
     consistent: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Answers as the whole model's, guaranteed; needs --data.")
+        float | None, typer.Option(metavar="SHARE", help="Answers as the whole model's, guaranteed; needs --data FILE.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the artefact with that threshold.")] = None,
     as_json: Json = False,

@@ -270,12 +270,14 @@ def settle(folder: Path, out: Path, threshold: float, found: Curve | None = None
 def _warned(part: Path, before: float, now: float) -> None:
     """Of figures that were measured with another threshold, say so where they are."""
     report, readme = part / "report.json", part / "README.md"
-    if report.is_file():
-        told = json.loads(report.read_text(encoding="utf-8"))
-        told["settled"] = {"measured": before, **told.get("settled", {}), "threshold": now}
-        before = told["settled"]["measured"]
-        report.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if not report.is_file():
+        return
+    told = json.loads(report.read_text(encoding="utf-8"))
+    before = told.pop("settled", {}).get("measured", before)
+    told |= {} if now == before else {"settled": {"measured": before, "threshold": now}}
+    report.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     if readme.is_file():
         kept = readme.read_text(encoding="utf-8").partition(f"\n{SETTLED}\n")[0]
         words = f"Exits leave at {now:g} since. The figures above were measured at {before:g}; to measure anew, type "
-        readme.write_text(f"{kept}\n{SETTLED}\n\n{words}`gossamer measure`.\n", encoding="utf-8")
+        note = "" if now == before else f"\n{SETTLED}\n\n{words}`gossamer measure`.\n"
+        readme.write_text(f"{kept}{note}", encoding="utf-8")

@@ -173,6 +173,9 @@ def test_what_was_measured_before_says_so(made: Any, tmp_path: Path) -> None:
         assert words.count("## Another threshold") == 1 and f"leave at {threshold:g} since" in words
         assert words.startswith("# a\n") and f"measured at {before:g};" in words
         check(out)
+    back = points.settle(tmp_path / "c", tmp_path / "d", before)
+    assert json.loads((back / "report.json").read_text()) == {"task": "text"}
+    assert (back / "README.md").read_text() == "# a\n"
 
 
 def test_consistency_is_promised_on_texts_of_its_own(

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gossamer.engines.graphs import GRAPH, PACKED, STAGES, carried
 from gossamer.engines.predictor import Predictor
 from gossamer.environment import install
@@ -51,8 +53,8 @@ def load(
     """
     folder = Path(folder)
     _check(folder, engine, threads, precision)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected 1 or more (or None for 1 and 32 alike)")
+    if batch_size is not None and not _counts(batch_size):
+        raise ValueError(f"batch_size is {batch_size!r}, expected 1 or more (or None for 1 and 32 alike)")
     if engine == "auto" and precision != "saved":
         raise ValueError(f'precision \'{precision}\' is asked of an engine; type engine="openvino" or engine="torch"')
     if engine != "torch" and (compiled or device != "cpu"):
@@ -60,7 +62,8 @@ def load(
     if engine == "auto":
         from gossamer.engines.choice import fastest
 
-        engine = fastest(folder, threads, lengths, batch_size)
+        known = None if lengths is None or not len(lengths) else [int(length) for length in lengths]
+        engine = fastest(folder, threads, known, batch_size)
     if engine != "torch" and not carried(folder):
         raise FileNotFoundError(f"'{folder}' carries no graph ({GRAPH}); load it with engine=\"torch\"")
     if why := lacks(engine):
@@ -78,7 +81,7 @@ def _check(folder: Path, engine: str, threads: int | None, precision: str) -> No
         raise ValueError(f"unknown engine '{engine}', expected one of: auto, {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}', expected one of: {', '.join(PRECISIONS)}")
-    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+    if threads is not None and not _counts(threads):
         raise ValueError(f"threads is {threads!r}, expected 1 or more (or None for all cores); type threads=2")
     try:
         str(folder).encode()
@@ -89,6 +92,11 @@ def _check(folder: Path, engine: str, threads: int | None, precision: str) -> No
         raise FileNotFoundError(f"no folder '{folder}'; expected one that gossamer compress wrote")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"'{folder}' holds no model (no config.json); expected what gossamer compress wrote")
+
+
+def _counts(value: object) -> bool:
+    """Whether it is a whole number from 1 on, Python's or numpy's."""
+    return isinstance(value, int | np.integer) and bool(value >= 1)
 
 
 def _by_graphs(engine: str, folder: Path, threads: int | None, precision: str, threshold: float | None) -> Predictor:

@@ -30,6 +30,8 @@ def origin(folder: Path) -> str:
     if (folder / MANIFEST).is_file():
         return digest(folder / MANIFEST)[:16]
     files = sorted({file for pattern in READ for file in folder.glob(pattern) if file.is_file()})
+    if any(file.suffix == ".safetensors" for file in files):  # else weights may be in them
+        files = [file for file in files if file.suffix != ".bin"]
     told = "".join(f"{file.name} {digest(file)}\n" for file in files)
     return hashlib.sha256(told.encode()).hexdigest()[:16] if files else ""
 
@@ -152,6 +154,7 @@ class Part:
         with stream:
             self._unchanged(stream)
             try:
+                self._free()
                 self._stream = stream
                 self._bytes = self.note.get("bytes", 0)
                 if not self.note:

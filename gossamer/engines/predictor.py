@@ -1,7 +1,7 @@
 """Texts in, answers out, whatever runs in between: batches sorted by length, answers in the order of the texts."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,8 @@ def _check(texts: Iterable[str], pairs: Iterable[str] | None, batch_size: int) -
 
 def _listed(name: str, given: Iterable[Any]) -> list[str]:
     """Texts in a list, whatever holds them."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    no_list = isinstance(given, str | bytes | Mapping | Set) or getattr(given, "ndim", 1) != 1
+    if no_list or not isinstance(given, Iterable):
         raise ValueError(f"{name} is one {type(given).__name__}, expected a list of str; type [text]")
     found = list(given)
     for i, one in enumerate(found):

@@ -163,8 +163,11 @@ def lengths(folder: Path, file: str | Path, size: int, text: str = "", pair: str
     """The tokens of those texts of a file that `shown` would take; None where they cannot be read."""
     try:
         texts, pairs = read(folder, file, text, pair)
-        found = reader(folder, facts(folder))(*_spread(texts, pairs, _enough(size)))
-        return tuple(len(one.ids) for one in found)
+        number = _enough(size)
+        some = _evenly(range(len(texts)), number)
+        others = None if pairs is None else [pairs[i] for i in some]
+        found = reader(folder, facts(folder))([texts[i] for i in some], others)
+        return tuple(islice(cycle(len(one.ids) for one in found), number)) or None
     except (ValueError, OSError):  # who reads all of it says why, after the answers before
         return None
 

@@ -126,7 +126,7 @@ class Exits(Walk):
             read = eased(passage.x, 1 / (above + 1))
             passage.x = eased(passage.x, above / (above + 1)) if self.training else passage.x
         if self.watch is not None:
-            self.watch(State(step, read, Padded(passage.shown)))
+            self.watch(State(step, read, Padded(passage.living, read)))
 
     def above(self, place: int) -> int:
         """How many answers there are after that of an exit, the model's own among them."""

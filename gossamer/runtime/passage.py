@@ -49,19 +49,14 @@ class Texts(ABC):
 
 
 class Padded(Texts):
-    """As many texts as rows.  shown: what each token may see, (b, 1, 1 or t, t), or None."""
+    """As many texts as rows.  mask: (b, t) True or 1 on tokens, or None; like: of what type the numbers are."""
 
-    def __init__(self, shown: Tensor | None) -> None:
-        self._shown = shown
-
-    @classmethod
-    def by(cls, mask: Tensor | None, like: Tensor) -> "Padded":
-        """mask: (b, t) True or 1 on tokens, or None; like: of what type the numbers are."""
-        return cls(None if mask is None else additive(mask.bool()[:, None, None, :], like))
+    def __init__(self, mask: Tensor | None, like: Tensor) -> None:
+        self._shown = None if mask is None else additive(mask.bool()[:, None, None, :], like)
 
     @property
     def shown(self) -> Tensor | None:
-        """As it was told."""
+        """The mask, (b, 1, 1, t)."""
         return self._shown
 
 

@@ -352,6 +352,10 @@ def test_long_texts_are_not_all_looked_at(words, tmp_path, monkeypatch):
     monkeypatch.setattr(race, "CHARACTERS", 100)
     (tmp_path / "a.txt").write_text(("w" * 30 + "\n") * 1000)
     assert len(read(words[0], tmp_path / "a.txt")[0]) == 4
+    seen = list[str]()
+    monkeypatch.setattr(race, "reader", lambda folder, known: lambda some, pairs: seen.extend(some) or
+                        texts.reader(folder, known)(some, pairs))  # fmt: skip
+    assert len(race.lengths(words[0], tmp_path / "a.txt", 8)) == 64 and len(seen) == 4, "and each of them once"
 
 
 def test_load_goes_by_what_is_expected(artefact, monkeypatch):

@@ -101,6 +101,14 @@ def test_a_file_that_appears_meanwhile_stays(tmp_path):
     assert fill(tmp_path / "out", ROWS, resume=True, force=True) == []
 
 
+def test_one_that_comes_late_does_not_begin(tmp_path):
+    late = Part(tmp_path / "out")
+    fill(tmp_path / "out", ROWS)
+    with pytest.raises(ValueError, match="exists; choose another name"), late.opened(OF):
+        raise AssertionError("nothing is computed")
+    assert names(tmp_path) == ["out"]
+
+
 @pytest.mark.parametrize("other", [{"artefact": "b2"}, {"engine": "slow"}, {"echo": True}])
 def test_answers_of_another_run_are_not_continued(tmp_path, other):
     died(tmp_path / "out")

@@ -121,6 +121,10 @@ def test_truncation_is_said_once(caplog):
         (["a", None], None, 8, r"texts\[1\] is NoneType, expected str"),
         (["a", "b"], ["a"], 8, "found 2 texts and 1 pairs"),
         (["a"], None, 0, "batch_size is 0, expected 1 or more"),
+        ({"text": ["a"]}, None, 8, "texts is one dict, expected a list of str"),
+        ({"a", "b"}, None, 8, "texts is one set, expected a list of str"),
+        (np.array([["a", "b"]]), None, 8, "texts is one ndarray, expected a list of str"),
+        (np.array("a"), None, 8, "texts is one ndarray, expected a list of str"),
     ],
 )
 def test_what_is_not_a_list_of_texts_is_refused(texts, pairs, size, message):

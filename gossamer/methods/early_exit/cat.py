@@ -22,13 +22,18 @@ from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import EveryExit
 from gossamer.methods.early_exit.right_tool import heat
-from gossamer.replay import Record, conformal, record
+from gossamer.replay import BEYOND, Record, conformal, record
 from gossamer.runtime.criteria import Consistent
 from gossamer.runtime.exits import Exits
 from gossamer.train import Train
 from gossamer.walking import exits
 
 logger = logging.getLogger(__name__)
+
+FEW = (
+    "%d texts to calibrate by, two fifths of the development texts, are too few for a promise at epsilon %g: no text "
+    "will leave early; give more (1 / epsilon of them calibrate), or a larger epsilon"
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,7 @@ class CAT:
             raise ValueError(f"found {len(job.dev)} development texts, CAT needs 5 at least; give data with a dev file")
         count = len(parts(job)[-1])
         if (1 - self.epsilon) * (count + 1) > count:
-            logger.warning(
-                "%d texts to calibrate by, two fifths of the development texts, are too few for a promise at epsilon "
-                "%g: no text will leave early; give more (1 / epsilon of them calibrate), or a larger epsilon",
-                *(count, self.epsilon),
-            )
+            logger.warning(FEW, count, self.epsilon)
         found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0, pool=self.pool)
         weights = [*[1.0 / len(found.places)] * len(found.places), 0.0]
         yield Train(EveryExit(found, weights), epochs=self.epochs, extra_lr=self.lr, only=[found], name="heads")
@@ -68,6 +69,8 @@ class CAT:
             found.rule.get_buffer("heat").copy_(torch.tensor(heats))
             learn(found, record(job.model, fit), self.meta_steps)
             found.threshold = conformal(record(job.model, calibrate), self.epsilon, self.conditional)
+            if self.conditional and found.threshold >= BEYOND:
+                logger.warning(FEW, sum(len(batch["input_ids"]) for batch in calibrate), self.epsilon)
 
 
 def parts(job: Job) -> list[list[dict[str, Any]]]:

@@ -25,9 +25,10 @@ from gossamer.runtime.criteria import Agreement, Memory, Votes, entropy
 from gossamer.runtime.exits import State
 from gossamer.runtime.heads import Branch
 from gossamer.runtime.passage import Padded, Passage
+from gossamer.runtime.tokens import Policy
 from gossamer.trace import tracing
 from gossamer.train import Lesson, Moment
-from gossamer.walking import exits
+from gossamer.walking import exits, walk
 from tests import small, texts
 
 NAMES = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] == "early_exit" and m.kind == "walk"]
@@ -55,7 +56,7 @@ def spread(job: Job) -> Job:
 
 def states(hidden: list[Tensor], mask: Tensor) -> list[State]:
     """What exits read after each layer, (b, t, d) each, where no token is gone."""
-    return [State(step, x, Padded.by(mask, x)) for step, x in enumerate(hidden)]
+    return [State(step, x, Padded(mask, x)) for step, x in enumerate(hidden)]
 
 
 def test_the_mean_is_of_the_texts_own_tokens(tmp_path: Path) -> None:
@@ -84,8 +85,8 @@ def test_a_branch_is_attention_among_all_tokens_read_at_the_first(tmp_path: Path
     q, k, v = (one.unflatten(-1, (2, 4)).transpose(1, 2) for one in (head.q[1](narrow), keys, head.v[1](narrow)))
     seen = F.scaled_dot_product_attention(q, k, v, mask.bool()[:, None, None, :])
     expected = head.o[1](seen.transpose(1, 2).flatten(-2))[:, 0]
-    assert torch.allclose(head.around(1, x, Padded.by(mask, x)), expected, atol=1e-5)
-    assert torch.allclose(older.around(1, x, Padded.by(mask, x)), expected, atol=1e-5)
+    assert torch.allclose(head.around(1, x, Padded(mask, x)), expected, atol=1e-5)
+    assert torch.allclose(older.around(1, x, Padded(mask, x)), expected, atol=1e-5)
     laid = torch.cat([x[0], x[1, :3], torch.randn(2, 32)]).view(2, 5, 32)  # the second row ends with padding
     whole = torch.zeros(2, dtype=torch.bool)
     texts = Watched(laid, {}, whole, whole[:, None], whole[:, None], whole, whole)
@@ -198,6 +199,25 @@ def test_replayed_is_as_run_where_tokens_leave(name: str, tokens: str, tmp_path:
                 assert size > 1 or layers == wanted_layers.tolist()
 
 
+def test_exits_learn_of_the_tokens_that_are_left(tmp_path: Path) -> None:
+    """Of a choice by chance with a gradient too: what is skimmed is in no mean."""
+    job = small.after(small.job(tmp_path), "DeeBERT, mean")
+    walk(job.model, Policy(4, 32, [0, 1, 2, 3], deep=True))
+    [policy] = [module for module in job.model.modules() if isinstance(module, Policy)]
+    for net in policy.nets:
+        net[-1].bias.data.zero_()
+    policy.mode, exits = "soft", exits_of(job.model)
+    with tracing(job.model.train()) as seen:
+        job.model(**small.batch())
+    assert len(seen.states) == 4
+    counts = [(state.texts.shown[:, 0, 0] == 0).sum(1).float() for state in seen.states]
+    for found, (kept, whole) in zip(counts, policy.counts, strict=True):
+        assert torch.equal(found, kept.detach()) and not torch.equal(found, whole)
+    mean, x = exits.around(1, *seen.states[1][1:]), seen.states[1].x
+    left = seen.states[1].texts.shown[:, 0, 0] == 0
+    assert torch.allclose(mean, (x * left[..., None]).sum(1) / left.sum(1, keepdim=True), atol=1e-5)
+
+
 def test_labels_may_be_given_by_position(made: Any) -> None:
     """The loss is that of the answers, and no output takes another's place."""
     exits, given = exits_of(made.model), small.batch()
@@ -233,7 +253,8 @@ def test_all_four_kinds_in_one(tmp_path: Path) -> None:
                           also=lambda part: export.write(job.model, tokenizer, part))  # fmt: skip
     said = [load(place, engine).logits(words) for engine in ("torch", "onnxruntime", "openvino")]
     for other in said[1:]:  # a number between two integers falls to either side
-        assert np.median(np.abs(other - said[0]).max(1)) < 1e-5
+        apart = np.sort(np.abs(other - said[0]).max(1))
+        assert apart[int(0.9 * len(apart)) - 1] < 1e-4 and apart[-1] < 0.2 * np.abs(said[0]).max()
 
 
 def test_as_many_layers_run_as_texts_need(made: Any) -> None:
