@@ -56,7 +56,8 @@ def test_a_tuned_model_is_compressed(place: Path, tmp_path: Path) -> None:
     assert set(report) >= {"task", "data", "seed", "versions", "hardware", "recipe", "baseline", "compressed"}
     assert report["recipe"].startswith("then(Share(groups=2") and report["compressed"]["model"] == str(tmp_path / "out")
     assert report["baseline"]["model"] == str(place / "tuned")
-    assert report["compressed"]["bytes"] < report["baseline"]["bytes"]
+    code = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.py"))  # much, beside so small a model
+    assert report["compressed"]["bytes"] - code < report["baseline"]["bytes"] / 2
     for side in ("baseline", "compressed"):
         assert set(report[side]["quality"]) == {"value", "metric", "low", "high", "better"} and report[side]["macs"] > 0
     assert 0 <= report["compressed"]["label_loyalty"] <= 1 >= report["compressed"]["probability_loyalty"]

@@ -183,6 +183,7 @@ def test_replayed_is_as_run_where_tokens_leave(name: str, tokens: str, tmp_path:
     """What an exit reads of all tokens is read of those that are left, whichever came first."""
     for i, order in enumerate([(tokens, name), (name, tokens)]):
         job = spread(small.after(small.job(tmp_path / str(i)), *order))
+        job.model.double()  # else a token beside a threshold falls to either side, as the order of a sum has it
         exits, texts = exits_of(job.model), small.examples(40)
         patient(job.model)
         exits.threshold = BEYOND if exits.rule.rising else -BEYOND
@@ -195,7 +196,7 @@ def test_replayed_is_as_run_where_tokens_leave(name: str, tokens: str, tmp_path:
             wanted_layers, wanted = replay(exits, found, exits.threshold)
             for size in (1, 8):
                 layers, answers = online(job.model, texts, size)
-                assert torch.allclose(answers, wanted, atol=1e-4)
+                assert torch.allclose(answers.float(), wanted, atol=1e-4)
                 assert size > 1 or layers == wanted_layers.tolist()
 
 
