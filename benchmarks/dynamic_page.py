@@ -38,6 +38,11 @@ ENSEMBLES = ("PABEE", "Voting", "LeeBERT", "PastFuture", "PCEEBERT")
 CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
 LEARNED = ("LTP", "TRBERT", "Transkimmer")
 FIXED = ("PoWERBERT", "LAT")
+OLDER = (  # until they have been run anew
+    "**Of an earlier version** are PastFuture's figures (the projections of a layer learned from its own exit alone, "
+    "and the first layers' states were cut off for exits only), and the artefact of all four kinds at once, whose "
+    "exits learned, and whose threshold was chosen, by the mean of all tokens, where in use it is of those left.",
+)
 STYLES = {"exit": "-", "token": "--"}  # by a note's kind
 COLOURS = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#17a2b8", "#c71585", "#808000", "#9a6324", "#800000",
@@ -114,6 +119,7 @@ def opening(efforts: Sequence[str], commands: Sequence[str]) -> str:
         f"here {BASELINE}'s exits of the same seed, each as the end of a model that costs its share of the layers. "
         "Points cheaper or dearer than all of these are held against the nearest.",
         "**Heads**: what the exits cost when nobody leaves, in MACs, over the plain model.",
+        *OLDER,
     ]
     return "\n\n".join(
         [
