@@ -262,12 +262,18 @@ def string(record: dict[str, Any], column: str, role: str, where: str, words: bo
         value = " ".join(one.strip() for one in value)
     if not isinstance(value, str):
         raise ValueError(f"{where}: '{column}' is {glimpse(value)}, expected a string in quotes")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = f"{value[error.start]!r}, half of a surrogate pair and no character"
-        raise ValueError(f"{where}: '{column}' holds {half}; mend or drop the line") from error
+    if half := halved(value):
+        raise ValueError(f"{where}: '{column}' holds {half}; mend or drop the line")
     return value
+
+
+def halved(text: str) -> str:
+    """What in a text is no character and cannot be written, in words; "" where nothing is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{text[error.start]!r}, half of a surrogate pair and no character"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gossamer.engines.packing import worth
 from gossamer.engines.texts import Facts, Reader
 from gossamer.formats import COLUMNS
+from gossamer.rows import halved
 from gossamer.task.kind import Decode, Read
 from gossamer.task.reading import answers as joined
 from gossamer.task.reading import limit
@@ -161,10 +162,6 @@ def _listed(name: str, given: Iterable[Any]) -> list[str]:
     for i, one in enumerate(found):
         if not isinstance(one, str):
             raise ValueError(f"{name}[{i}] is {type(one).__name__}, expected str")
-        try:
-            one.encode()
-        except UnicodeEncodeError as error:
-            half = f"{one[error.start]!r}, half of a surrogate pair and no character"
-            mend = 'text.encode(errors="replace").decode()'
-            raise ValueError(f"{name}[{i}] holds {half}; mend it, or type {mend}") from error
+        if half := halved(one):
+            raise ValueError(f'{name}[{i}] holds {half}; mend it, or type text.encode(errors="replace").decode()')
     return found

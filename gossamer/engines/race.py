@@ -32,6 +32,7 @@ WORDS = (
 
 Tell = Callable[[float], object]
 Done = TypeVar("Done")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def made_up(predictor: Predictor, size: int, lengths: Sequence[int] | None = Non
     """
     number = _enough(size)
     origin = "made-up texts" if lengths is None else "made-up texts of the lengths that were asked for"
-    lengths = _skewed(number) if lengths is None else list(islice(cycle(_evenly(lengths, number)), number))
+    lengths = _skewed(number) if lengths is None else _again(_evenly(lengths, number), number)
     lengths = [min(length, predictor.facts.max_length) for length in lengths]
     several = 1.0  # tokens of a word: more in the tokenizers of other languages
     for _ in range(2):
@@ -142,7 +143,9 @@ def shown(predictor: Predictor, size: int, texts: Sequence[str], pairs: Sequence
     """
     if not texts:
         raise ValueError(f"{origin} has no texts, expected some to time engines with")
-    some, others = _spread(texts, pairs, _enough(size))
+    number = _enough(size)
+    some = _again(_evenly(texts, number), number)
+    others = None if pairs is None else _again(_evenly(pairs, number), number)
     return Sample(some, others, tuple(len(one.ids) for one in predictor.read(some, others)), origin)
 
 
@@ -164,10 +167,9 @@ def lengths(folder: Path, file: str | Path, size: int, text: str = "", pair: str
     try:
         texts, pairs = read(folder, file, text, pair)
         number = _enough(size)
-        some = _evenly(range(len(texts)), number)
-        others = None if pairs is None else [pairs[i] for i in some]
-        found = reader(folder, facts(folder))([texts[i] for i in some], others)
-        return tuple(islice(cycle(len(one.ids) for one in found), number)) or None
+        some, others = _evenly(texts, number), None if pairs is None else _evenly(pairs, number)
+        found = reader(folder, facts(folder))(some, others)
+        return tuple(_again([len(one.ids) for one in found], number)) or None
     except (ValueError, OSError):  # who reads all of it says why, after the answers before
         return None
 
@@ -248,13 +250,12 @@ def _first(rows: Iterable[Row]) -> Iterator[Row]:
             return
 
 
-def _spread(texts: Sequence[str], pairs: Sequence[str] | None, number: int) -> tuple[list[str], list[str] | None]:
-    """So many of some texts, evenly chosen and in their order; again from the first where they are few."""
-    rows = list(islice(cycle(_evenly(range(len(texts)), number)), number))
-    return [texts[i] for i in rows], None if pairs is None else [pairs[i] for i in rows]
+def _again(items: Sequence[Item], number: int) -> list[Item]:
+    """So many of them, again from the first where they are few."""
+    return list(islice(cycle(items), number))
 
 
-def _evenly(items: Sequence[int], number: int) -> list[int]:
+def _evenly(items: Sequence[Item], number: int) -> list[Item]:
     """At most so many, evenly chosen, in order."""
     few = min(number, len(items))
     return [items[i * len(items) // few] for i in range(few)]

@@ -121,10 +121,9 @@ class Exits(Walk):
         if self.training and step < len(self.cut) and float(torch.rand(())) < self.cut[step]:
             passage.x = passage.x.detach()
         read = passage.x
-        if self.balanced and place in self.places:
+        if self.training and self.balanced and place in self.places:
             above = self.above(place)
-            read = eased(passage.x, 1 / (above + 1))
-            passage.x = eased(passage.x, above / (above + 1)) if self.training else passage.x
+            read, passage.x = eased(read, 1 / (above + 1)), eased(read, above / (above + 1))
         if self.watch is not None:
             self.watch(State(step, read, Padded(passage.living, read)))
 

@@ -271,9 +271,8 @@ def _answer_early(model: nn.Module, args: Any, kwargs: dict[str, Any], out: Any)
     if answered is None or not (plain or "logits" in out) or not any(m is answered[0] for m in model.modules()):
         return None
     _answered.set(None)
-    labels = (
-        inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments.get("labels", kwargs.get("labels"))
-    )
+    given = kwargs if not args else inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
+    labels = given.get("labels")
     _, who, logits = answered
     fields: Any = list(out) if plain else out
     loss, place = (0, int(labels is not None)) if plain else ("loss", "logits")

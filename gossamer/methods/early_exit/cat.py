@@ -30,11 +30,6 @@ from gossamer.walking import exits
 
 logger = logging.getLogger(__name__)
 
-FEW = (
-    "%d texts to calibrate by, two fifths of the development texts, are too few for a promise at epsilon %g: no text "
-    "will leave early; give more (1 / epsilon of them calibrate), or a larger epsilon"
-)
-
 
 @dataclass(frozen=True)
 class CAT:
@@ -58,7 +53,11 @@ class CAT:
             raise ValueError(f"found {len(job.dev)} development texts, CAT needs 5 at least; give data with a dev file")
         count = len(parts(job)[-1])
         if (1 - self.epsilon) * (count + 1) > count:
-            logger.warning(FEW, count, self.epsilon)
+            logger.warning(
+                "%d texts to calibrate by, two fifths of the development texts, are too few for a promise at epsilon "
+                "%g: no text will leave early; give more (1 / epsilon of them calibrate), or a larger epsilon",
+                *(count, self.epsilon),
+            )
         found = exits(job.model, {"is": "OwnPooler", "size": self.size}, {"is": "Consistent"}, 1.0, pool=self.pool)
         weights = [*[1.0 / len(found.places)] * len(found.places), 0.0]
         yield Train(EveryExit(found, weights), epochs=self.epochs, extra_lr=self.lr, only=[found], name="heads")
@@ -70,7 +69,10 @@ class CAT:
             learn(found, record(job.model, fit), self.meta_steps)
             found.threshold = conformal(record(job.model, calibrate), self.epsilon, self.conditional)
             if self.conditional and found.threshold >= BEYOND:
-                logger.warning(FEW, sum(len(batch["input_ids"]) for batch in calibrate), self.epsilon)
+                logger.warning(
+                    "exits answer too few of the texts to calibrate by otherwise than the model to promise "
+                    "anything under that condition: no text will leave early; take conditional=False"
+                )
 
 
 def parts(job: Job) -> list[list[dict[str, Any]]]:

@@ -512,6 +512,22 @@ def test_guesses_end_with_the_last_layer(tmp_path: Path) -> None:
         assert float(imitation(step)) < 1e-3 + float(1 - F.cosine_similarity((target * 1e-3).tanh(), target, -1).mean())
 
 
+@pytest.mark.parametrize("past", [True, False])
+def test_a_gate_chooses_between_what_was_and_what_is_guessed(past: bool, tmp_path: Path) -> None:
+    """An open gate leaves twice the projected pooled states so far, a closed one twice the guesses'; by hand."""
+    job, _, step, _ = seen("PastFuture", tmp_path)
+    head = exits_of(job.model).heads
+    head.gate.weight.data.zero_()
+    head.gate.bias.data.fill_(1e3 if past else -1e3)
+    said = [one for one, _ in every_exit(exits_of(job.model), step)]
+    pooled = [head.pooler[i](state.x[:, 0]).tanh() for i, state in enumerate(step.student.states)]
+    for i, found in enumerate(said):
+        guessed = [head.guess[j](pooled[i]).tanh() for j in range(i + 1, 4)]
+        vectors = enumerate(pooled[: i + 1]) if past else enumerate(guessed, i + 1)
+        wanted = sum((2 * head.project[j](one)[:, :2] for j, one in vectors), torch.zeros(8, 2))
+        assert torch.allclose(found, wanted, atol=1e-5)
+
+
 def test_past_states_are_cut_off_and_projections_learn_from_every_exit(tmp_path: Path) -> None:
     """As in the authors' code: an exit moves the projections of all layers, and of pooled states its own alone."""
     job = small.job(tmp_path)
