@@ -92,6 +92,14 @@ def saturates() -> bool:
     return not {"avx_vnni", "avx512_vnni"} & set(hardware()["instructions"])
 
 
+def narrow_mkl() -> bool:
+    """Whether MKL leaves AVX-512 unused: on AMD's processors that have it, as far as can be told (and no AMX)."""
+    info = _processor()
+    flags = info.get("flags", "").split()
+    amx = any(flag.startswith("amx") for flag in flags)
+    return info.get("vendor_id") == "AuthenticAMD" and "avx512f" in flags and not amx
+
+
 def env() -> dict[str, Any]:
     """Versions, hardware, the thread settings in force, and which extras are missing: {} where nothing is."""
     missing = {package: install(package) for package in EXTRAS if installed(package) is None}

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from gossamer.gates import HardConcrete
 from gossamer.job import Job, room
+from gossamer.kernels import quick
 from gossamer.loss import EveryExit, Loss, Step, Sum
 from gossamer.order import allow
 from gossamer.runtime.attention import using
@@ -398,6 +399,12 @@ def drive(job: Job, method: Method) -> None:
     """
     set_seed(job.seed)
     _begin(job, method)
+    with quick(job.device):
+        _stages(job, method)
+    job.model.eval()
+
+
+def _stages(job: Job, method: Method) -> None:
     for stage in method(job):
         if job.plan is not None:
             job.plan.append(
@@ -413,7 +420,6 @@ def drive(job: Job, method: Method) -> None:
         set_seed(job.seed + job.stage)
         train(job, stage)
         set_seed(job.seed + job.stage)
-    job.model.eval()
 
 
 def _begin(job: Job, method: Method) -> None:

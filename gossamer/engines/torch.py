@@ -15,6 +15,7 @@ from torch import nn
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
 from gossamer.environment import BFLOAT16, halves, hardware
+from gossamer.kernels import quick
 from gossamer.runtime.exits import Exits
 from gossamer.runtime.modules import processor_multiplies_bytes
 from gossamer.runtime.walks import stack_of
@@ -69,7 +70,7 @@ def load(
 
     def run(batch: Batch) -> list[NDArray[Any]]:
         autocast = torch.autocast(place.type, torch.bfloat16, enabled=halved)
-        with turn, torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
+        with turn, quick(place), torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
             return outputs(model, known.task, batch)
 
     decode = decoder(folder) if (folder / "tokenizer.json").is_file() else slow_decoder(folder)
