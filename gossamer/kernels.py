@@ -2,18 +2,25 @@
 
 Torch has MKL do it, which keeps to AVX2 on AMD's processors; oneDNN, which torch has as well, uses their AVX-512.
 Torch asks it for float32 only where products in bfloat16 are allowed.  Without AMX oneDNN has none of those and
-multiplies float32, as is seen by the digits before it is relied on.  benchmarks/float32.py measures what it is worth.
+multiplies float32, as is seen by the digits before it is relied on.  Torch's fused attention makes many small products,
+at which oneDNN is slow, so attention goes in blocks meanwhile.  benchmarks/float32.py measures what it is worth.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gossamer.environment import narrow_mkl
+from gossamer.runtime import attention
 
 SAID, ALLOWED = "highest", "medium"  # torch's words for how float32 is multiplied: as it comes, and as may be asked for
+FUSED = "sdpa"  # what transformers calls torch's attention
+_turn = Lock()
+_inside = [0]  # how many are: what is said to torch is said to all threads
 
 
 @contextmanager
@@ -22,14 +29,30 @@ def quick(device: torch.device) -> Iterator[None]:
 
     Nothing changes on other devices, where MKL is the one, or where the user has said how to multiply float32.
     """
-    if device.type != "cpu" or not _unsaid() or not _better():
-        yield
-        return
-    torch.set_float32_matmul_precision(ALLOWED)
+    with _turn:
+        here = device.type == "cpu" and (_inside[0] > 0 or (_unsaid() and _better()))
+        if here and not _inside[0]:
+            _change()
+        _inside[0] += here
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(SAID)
+        with _turn:
+            _inside[0] -= here
+            if here and not _inside[0]:
+                _change_back()
+
+
+def _change() -> None:
+    torch.set_float32_matmul_precision(ALLOWED)
+    ALL_ATTENTION_FUNCTIONS[FUSED] = attention.attention
+    attention.fused = False
+
+
+def _change_back() -> None:
+    torch.set_float32_matmul_precision(SAID)
+    del ALL_ATTENTION_FUNCTIONS[FUSED]
+    attention.fused = True
 
 
 def _unsaid() -> bool:

@@ -1,12 +1,15 @@
 """The quicker library is asked for float32 alone, where nobody said otherwise, and only for a while."""
 
 from collections.abc import Iterator
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 import torch
 
 from gossamer import environment, kernels
-from tests import small
+from gossamer.runtime import attention
+from tests import small, tiny
 
 CPU = torch.device("cpu")
 AMD = "vendor_id : AuthenticAMD\nflags : fma avx2 avx512f avx512_bf16"
@@ -86,6 +89,53 @@ def test_what_the_user_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.backends.mkldnn.matmul.fp32_precision = "tf32"
     with kernels.quick(CPU):
         assert torch.backends.mkldnn.matmul.fp32_precision == "tf32"
+
+
+def test_the_last_thread_out_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said to torch is said to all threads: who is still inside keeps it."""
+    here(monkeypatch, AMD)
+    monkeypatch.setattr(kernels, "_exact", lambda: True)
+    both_in, one_out, seen = Barrier(2), Barrier(2), list[str]()
+
+    def first() -> None:
+        with kernels.quick(CPU):
+            both_in.wait(60)
+        one_out.wait(60)
+
+    thread = Thread(target=first)
+    thread.start()
+    with kernels.quick(CPU):
+        both_in.wait(60)
+        one_out.wait(60)
+        seen.append(torch.get_float32_matmul_precision())
+    thread.join()
+    assert [*seen, torch.get_float32_matmul_precision()] == ["medium", "highest"]
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("name", sorted(tiny.FAMILIES))
+def test_answers_are_those_of_fused_attention(monkeypatch: pytest.MonkeyPatch, name: str, padded: bool) -> None:
+    """Of every family that torch's attention serves, whatever it masks; in blocks, and afterwards fused again."""
+    here(monkeypatch, AMD)
+    monkeypatch.setattr(kernels, "_exact", lambda: True)
+    model: Any = tiny.build(name)
+    given = tiny.batch(model)
+    if not padded:
+        given = {key: value[:1, :3] for key, value in given.items()}
+    calls = list[int]()
+    ours = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *told: calls.append(1) or ours(*told))
+    with torch.no_grad():
+        before = model(**given)[0]
+        with kernels.quick(CPU):
+            within = model(**given)[0]
+        assert calls or name in ("deberta-v2", "mpnet", "t5")  # a position is part of their scores
+        calls.clear()
+        after = model(**given)[0]
+    real = given.get("decoder_attention_mask", given["attention_mask"]).bool()
+    assert torch.allclose(before[real], within[real], atol=1e-4)
+    assert torch.equal(before, after)
+    assert not calls
 
 
 def test_learning_has_the_digits_of_float32() -> None:

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -66,11 +67,13 @@ def load(
         read = reader(folder, known, alone=threads == 1)
     else:
         read = slow_reader(folder, known)
+    own = compiled or halved or known.task.outputs == (GENERATED,)  # the compiler's, bfloat16's, and a word at a time
+    products = nullcontext if own else partial(quick, place)
     turn = Lock()  # walks keep state in the modules they pass, and the number of threads is torch's, not ours
 
     def run(batch: Batch) -> list[NDArray[Any]]:
         autocast = torch.autocast(place.type, torch.bfloat16, enabled=halved)
-        with turn, quick(place), torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
+        with turn, products(), torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
             return outputs(model, known.task, batch)
 
     decode = decoder(folder) if (folder / "tokenizer.json").is_file() else slow_decoder(folder)

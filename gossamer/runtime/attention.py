@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .blockwise import Told, attend, weighed
 
 NAME = "gossamer"
+fused = True  # whether torch's own kernel is the quickest on a CPU: see gossamer.kernels
 
 
 @dataclass
@@ -132,9 +133,11 @@ def attention(
     listeners, weights = _listeners.get(), _weights.get()
     plain = not listeners and rounding is None and weights is None
     rate = dropout if module.training else 0.0
+    odd = any(kwargs.get(name) is not None for name in ("is_causal", "s_aux", "softcap", "cache"))
+    if plain and not (odd or fused) and attention_mask is None and getattr(module, "is_causal", False):
+        attention_mask = earlier(query, key)
     in_blocks = rounding is None and slow((query, key, value), attention_mask, position_bias, module)
-    odd = any(kwargs.get(name) is not None for name in ("is_causal", "s_aux", "softcap"))
-    if plain and (odd or not (rate and in_blocks)):
+    if plain and (odd or not (in_blocks and (rate or not fused))):
         mask = attention_mask
         if position_bias is not None:
             added = additive(mask, query)
@@ -155,6 +158,12 @@ def attention(
     for listener in listeners:
         listener(heard)
     return out.transpose(1, 2).contiguous(), None if in_blocks else heard.probs
+
+
+def earlier(query: Tensor, key: Tensor) -> Tensor | None:
+    """What a token may see where it sees none that come after it, (Tq, Tk); None for one that comes alone."""
+    count = query.shape[2]
+    return torch.ones(count, count, dtype=torch.bool).tril() if 1 < count == key.shape[2] else None
 
 
 def slow(operands: Sequence[Tensor], mask: Tensor | None, bias: Tensor | None, module: nn.Module) -> bool:

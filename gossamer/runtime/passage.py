@@ -30,22 +30,28 @@ class Texts(ABC):
     def shown(self) -> Tensor | None:
         """What each token may see, as numbers to add to scores, (b, 1, t or 1, t); None: everything."""
 
+    @property
+    def shown_first(self) -> Tensor | None:
+        """The same of each text's first token, (b, 1, t)."""
+        mask = self.shown
+        return None if mask is None else mask[:, 0, :1]
+
     def firsts(self, x: Tensor) -> Tensor:
         """Of what stands for each token, (b, t, ...), that of each text's first one, (n, ...)."""
         return x[:, 0]
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over each text's tokens; x (b, t, d) -> (n, d)."""
-        mask = self.shown
+        mask = self.shown_first
         if mask is None:
             return x.mean(1)
-        weights = mask[:, 0, :1].float().softmax(-1).to(x.dtype)  # alike for all that are seen
+        weights = mask.float().softmax(-1).to(x.dtype)  # alike for all that are seen
         return (weights @ x)[:, 0]
 
     def found(self, query: Tensor, x: Tensor) -> Tensor:
         """The mean over each text's tokens, weighed by softmax(query x^T); query (n, heads, d), x (b, t, d)."""
-        scores, mask = query @ x.transpose(-1, -2), self.shown
-        return (scores if mask is None else scores + mask[:, 0, :1]).softmax(-1) @ x
+        scores, mask = query @ x.transpose(-1, -2), self.shown_first
+        return (scores if mask is None else scores + mask).softmax(-1) @ x
 
 
 class Padded(Texts):
@@ -131,12 +137,18 @@ class Passage(Texts):
     @property
     def shown(self) -> Tensor | None:
         """What each token may see, as numbers to add to scores, (b, 1, t or 1, t); None: everything."""
+        mask = self._mask()
+        return None if mask is None else additive(mask, self.x)
+
+    @property
+    def shown_first(self) -> Tensor | None:
+        """The same of each text's first token, (b, 1, t)."""
+        mask = self._mask()
+        return None if mask is None else additive(mask[:, 0, :1], self.x)
+
+    def _mask(self) -> Tensor | None:
         mask = self.carried.get("attn_mask", self.carried.get("attention_mask"))
-        if mask is None:
-            return None
-        if mask.ndim == 2:
-            mask = mask[:, None, None, :].bool()
-        return additive(mask, self.x)
+        return mask[:, None, None, :].bool() if mask is not None and mask.ndim == 2 else mask
 
     def keep_rows(self, keep: Tensor) -> None:
         """Only the rows `keep` (b,) True travel on; what the others have so far is laid aside, in order."""

@@ -5,7 +5,7 @@ The plain walk is: all, all, all, never.  A `Stack` owns the loop over the layer
 
 import inspect
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -219,6 +219,7 @@ class Stack(nn.ModuleList):
 
     def _walk(self, passage: Passage, layers: list[nn.Module], walks: list[Walk], order: Iterable[int]) -> Any:
         out, listens, heard = None, any(walk.listens for walk in walks), False
+        asks = any(type(walk).between is not Walk.between for walk in walks)
         with ExitStack() as open_:
             if listens:
                 open_.enter_context(listening(passage.heard.append))
@@ -229,15 +230,16 @@ class Stack(nn.ModuleList):
                 for walk in walks:
                     walk.enter(passage)
                 passage.let_go()
-                with self._halfway(layers[i], passage), weighing(passage.marks.get("keys")):
+                with self._halfway(layers[i], passage) if asks else nullcontext(), weighing(passage.marks.get("keys")):
                     out = layers[i](passage.x, **passage.carried)
                 passage.x = out[0] if isinstance(out, tuple) else out
                 heard = heard or bool(passage.heard)
                 for walk in walks:
                     walk.depart(passage)
-                if bool(passage.finished.all()):
+                gone = int(passage.finished.sum())
+                if gone == len(passage.rows):
                     break
-                if int(passage.finished.sum()) * self.patience_of_batch >= len(passage.rows) and passage.finished.any():
+                if gone and gone * self.patience_of_batch >= len(passage.rows):
                     passage.keep_rows(~passage.finished)
         if listens and not heard:
             raise ValueError(
