@@ -39,9 +39,8 @@ CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
 LEARNED = ("LTP", "TRBERT", "Transkimmer")
 FIXED = ("PoWERBERT", "LAT")
 OLDER = (  # until they have been run anew
-    "**Of an earlier version** are PastFuture's figures (the projections of a layer learned from its own exit alone, "
-    "and the first layers' states were cut off for exits only), and the artefact of all four kinds at once, whose "
-    "exits learned, and whose threshold was chosen, by the mean of all tokens, where in use it is of those left.",
+    "**Of an earlier version** is the artefact of all four kinds at once, whose exits learned, and whose threshold was "
+    "chosen, by the mean of all tokens, where in use it is of those left.",
 )
 STYLES = {"exit": "-", "token": "--"}  # by a note's kind
 COLOURS = (
