@@ -58,7 +58,7 @@ EXITS = {
     "PABEE": 'PABEE(lr=1e-4, pool="mean")',
     "LeeBERT": 'LeeBERT(lr=1e-4, pool="mean")',
     "Voting": 'Voting(lr=1e-4, pool="mean")',
-    "PastFuture": "PastFuture(lr=1e-4)",
+    "PastFuture": 'PastFuture(lr=1e-4, pool="mean")',
     "PCEEBERT": 'PCEEBERT(lr=1e-4, pool="mean")',
     "BERxiT": 'BERxiT(lr=1e-4, pool="mean")',
     "CAT": 'CAT(pool="mean")',

@@ -103,9 +103,8 @@ def opening(efforts: Sequence[str], commands: Sequence[str]) -> str:
         "`benchmarks/dynamic.py`. **That is little training**, far less than in the papers: the figures show what a "
         "short run gives, not what a method can do. Costs are multiply-accumulates (MACs) of texts one by one, those "
         "of exits and selectors included, over the plain model's. This encoder was made to be read by the mean of its "
-        "tokens, so exits read the mean here where the papers' read the first token (all but PastFuture's; FastBERT's "
-        "look at all tokens anyway): on the first token they give one class up to the third or fourth layer, as "
-        "PastFuture's do."
+        "tokens, so exits read the mean here where the papers' read the first token (FastBERT's look at all tokens "
+        "anyway): on the first token they give one class up to the third or fourth layer."
     )
     points = [
         *efforts,

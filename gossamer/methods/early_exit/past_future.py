@@ -10,7 +10,7 @@ entropy, in nats.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class PastFuture:
     still: Annotated[int, Between(0, 24)] = 2
     epochs: Annotated[float, Between(0.1, 100)] = 5.0
     lr: Annotated[float, Between(1e-6, 1e-3)] = 2e-5
+    pool: Literal["first", "mean"] = "first"
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """One stage; the last exit has the last word."""
@@ -44,7 +45,8 @@ class PastFuture:
         if layers < 2:
             raise ValueError("found 1 layer: no example could stop before the end; use PastFuture on 2 layers or more")
         places = list(range(1, layers + 1))
-        found = exits(job.model, {"is": "PastFuture", "biased": True}, {"is": "Entropy"}, self.threshold, places)
+        head = {"is": "PastFuture", "biased": True}
+        found = exits(job.model, head, {"is": "Entropy"}, self.threshold, places, pool=self.pool)
 
         def cut(moment: Moment) -> None:
             found.cut = [1 - moment.progress] * self.still
