@@ -32,7 +32,7 @@ Note = dict[str, Any]
 Runs = dict[str, dict[int, Note]]  # by method and seed
 SPEEDUPS = (1.2, 1.5, 2.0)
 EQUAL = 1 / 1.5  # the cost at which groups of methods are compared
-SAME = 3  # exits of one model that are right equally often by no coincidence
+SAME = 3  # exits, the first of a model, that are right equally often by no coincidence
 BASELINE = "PABEE"  # its exits, each as the end of a model, are the multi-exit baseline
 ENSEMBLES = ("PABEE", "Voting", "LeeBERT", "PastFuture", "PCEEBERT")
 CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
@@ -304,13 +304,11 @@ def endings(runs: Runs) -> str:
         lines.append(row)
     heads = ["method", *(f"layer {place}" for place in range(1, depth + 1))]
     about = "Accuracy in per cent."
-    stuck = [
-        name for name, mine in known.items() if any(max(Counter(n["layers"]).values()) >= SAME for n in mine.values())
-    ]
+    stuck = [name for name, mine in known.items() if any(len({*n["layers"][:SAME]}) == 1 for n in mine.values())]
     if stuck:
         about += (
-            f" Of {', '.join(stuck)} several exits are right equally often, to the very text: they give every text the "
-            "same answer, and have learned nothing yet."
+            f" Of {', '.join(stuck)} the first exits are right equally often, to the very text: they give every text "
+            "the same answer, and have learned nothing yet."
         )
     return f"### Each exit as the end of a model\n\n{fill(about, 120)}\n\n{table(heads, lines)}"
 
