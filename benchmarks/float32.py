@@ -82,7 +82,7 @@ def main() -> None:
     here = hardware()
     print(f"{here['cpu']} with {', '.join(here['instructions'])}; {told.threads} threads; torch {torch.__version__}")
     with kernels.quick(torch.device("cpu")):
-        quicker = torch.get_float32_matmul_precision() == "medium"
+        quicker = not attention.fused
     print(f"products by {'oneDNN' if quicker else 'MKL, as ever'}\n{'':40}{'cpu ms':>9}{'ratio':>8}")
     cases = [("learns", learning, 32, 64, 3), ("learns", learning, 32, 256, 1)]
     cases += [("answers", answering, 1, 24, 40), ("answers", answering, 32, 24, 8), ("answers", answering, 32, 128, 2)]

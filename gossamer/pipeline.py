@@ -21,6 +21,7 @@ from gossamer import recipe as recipes
 from gossamer.data import Data, read
 from gossamer.environment import halves
 from gossamer.job import Job, Progress
+from gossamer.kernels import quick
 from gossamer.loss import Task as TaskLoss
 from gossamer.plan import planned
 from gossamer.replay import exits_of
@@ -82,7 +83,8 @@ def faster_in_bf16() -> bool:
             laps.append(time.perf_counter() - began)
         return min(laps)
 
-    return GAIN * took(torch.bfloat16) < took(torch.float32)
+    with quick(torch.device("cpu")):
+        return GAIN * took(torch.bfloat16) < took(torch.float32)
 
 
 def opened(name: str, data: Data) -> tuple[Any, Any, bool]:

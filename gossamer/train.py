@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from gossamer.gates import HardConcrete
 from gossamer.job import Job, room
-from gossamer.kernels import quick
+from gossamer.kernels import quick, wide
 from gossamer.loss import EveryExit, Loss, Step, Sum
 from gossamer.order import allow
 from gossamer.runtime.attention import using
@@ -399,9 +399,14 @@ def drive(job: Job, method: Method) -> None:
     """
     set_seed(job.seed)
     _begin(job, method)
-    with quick(job.device):
+    with products(job):
         _stages(job, method)
     job.model.eval()
+
+
+def products(job: Job) -> AbstractContextManager[None]:
+    """How a job multiplies what is in single precision."""
+    return nullcontext() if job.autocast or not wide(job.model) else quick(job.device)
 
 
 def _stages(job: Job, method: Method) -> None:

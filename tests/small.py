@@ -50,6 +50,7 @@ NAMES = tuple(recipe.methods())
 OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {  # ways of their own
     "Int8, static": ("Int8", {"static": True}),
     "DeeBERT, mean": ("DeeBERT", {"threshold": 0.7, "lr": 1e-2, "pool": "mean"}),
+    "PastFuture, mean": ("PastFuture", {"threshold": 0.7, "lr": 1e-3, "pool": "mean"}),
     "RightTool, mean": ("RightTool", {"threshold": 0.53, "lr": 1e-3, "pool": "mean"}),
 }
 LABELS = ("no", "yes")

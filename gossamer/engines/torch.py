@@ -16,7 +16,7 @@ from torch import nn
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
 from gossamer.environment import BFLOAT16, halves, hardware
-from gossamer.kernels import quick
+from gossamer.kernels import quick, wide
 from gossamer.runtime.exits import Exits
 from gossamer.runtime.modules import processor_multiplies_bytes
 from gossamer.runtime.walks import stack_of
@@ -67,8 +67,8 @@ def load(
         read = reader(folder, known, alone=threads == 1)
     else:
         read = slow_reader(folder, known)
-    own = compiled or halved or known.task.outputs == (GENERATED,)  # the compiler's, bfloat16's, and a word at a time
-    products = nullcontext if own else partial(quick, place)
+    generates = known.task.outputs == (GENERATED,)  # one word at a time
+    products = partial(quick, place) if wide(model) and not (compiled or halved or generates) else nullcontext
     turn = Lock()  # walks keep state in the modules they pass, and the number of threads is torch's, not ours
 
     def run(batch: Batch) -> list[NDArray[Any]]:

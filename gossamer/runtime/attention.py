@@ -1,8 +1,8 @@
 """One attention function that lets others see the queries, keys, values and scores of every family.
 
 It is registered with transformers under the name ``gossamer``.  It hands over to the fused kernel, unless somebody
-listens or there is none for what was asked; then it goes through the scores in blocks, or spells the softmax out, and
-tells what it computed.
+listens, there is none for what was asked, or blocks are quicker; then it goes through the scores in blocks, or spells
+the softmax out, and tells what it computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .blockwise import Told, attend, weighed
 
 NAME = "gossamer"
-fused = True  # whether torch's own kernel is the quickest on a CPU: see gossamer.kernels
+LONG = 2**21  # scores of a head, of a text, from which torch's own kernel is the quickest whatever else is so
+fused = True  # whether it is for shorter ones: see gossamer.kernels
 
 
 @dataclass
@@ -134,10 +135,11 @@ def attention(
     plain = not listeners and rounding is None and weights is None
     rate = dropout if module.training else 0.0
     odd = any(kwargs.get(name) is not None for name in ("is_causal", "s_aux", "softcap", "cache"))
-    if plain and not (odd or fused) and attention_mask is None and getattr(module, "is_causal", False):
-        attention_mask = earlier(query, key)
+    blocks = bool(rate) or not (odd or fused or query.shape[2] * key.shape[2] > LONG)
+    if plain and blocks and not rate:
+        attention_mask = seen(module, query, key, attention_mask)
     in_blocks = rounding is None and slow((query, key, value), attention_mask, position_bias, module)
-    if plain and (odd or not (in_blocks and (rate or not fused))):
+    if plain and (odd or not (in_blocks and blocks)):
         mask = attention_mask
         if position_bias is not None:
             added = additive(mask, query)
@@ -160,23 +162,33 @@ def attention(
     return out.transpose(1, 2).contiguous(), None if in_blocks else heard.probs
 
 
-def earlier(query: Tensor, key: Tensor) -> Tensor | None:
-    """What a token may see where it sees none that come after it, (Tq, Tk); None for one that comes alone."""
+def seen(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
+    """A mask that says all that torch's kernel would see to: what comes later, and rows with nothing to see (-inf)."""
+    if query.device.type != "cpu" or query.dtype != torch.float32:
+        return mask
+    if mask is not None:
+        return mask.clamp_min(torch.finfo(mask.dtype).min) if mask.is_floating_point() else mask
     count = query.shape[2]
-    return torch.ones(count, count, dtype=torch.bool).tril() if 1 < count == key.shape[2] else None
+    causal = getattr(module, "is_causal", True) and 1 < count == key.shape[2]
+    return torch.ones(count, count, dtype=torch.bool, device=query.device).tril() if causal else None
 
 
 def slow(operands: Sequence[Tensor], mask: Tensor | None, bias: Tensor | None, module: nn.Module) -> bool:
     """Whether torch would write all scores to memory, where blocks of them do.
 
-    On a CPU, in single precision, outside of graphs that are being recorded, and with no gradient for mask or bias.
+    On a CPU, in single precision, outside of graphs that are being recorded, with no gradient for mask or bias, and as
+    many texts on either side.
     """
-    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state()
-    causal = mask is None and getattr(module, "is_causal", False)
-    learns = mask is not None and mask.requires_grad
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state():
+        return False
     single = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in operands)
-    mixed = torch.is_autocast_enabled("cpu")
-    return single and not (recorded or causal or learns or mixed) and bias is None
+    if not single or bias is not None or torch.is_autocast_enabled("cpu"):
+        return False
+    if mask is None:
+        causal = operands[0].shape[2] > 1 and getattr(module, "is_causal", True)
+        return not causal and len({len(one) for one in operands}) == 1
+    numbers = mask.dtype == torch.bool or mask.is_floating_point()
+    return numbers and not mask.requires_grad and len({len(one) for one in operands}) == 1
 
 
 def use(model: nn.Module) -> None:

@@ -41,7 +41,7 @@ class Walk(nn.Module):
         """Before a layer: let tokens go."""
 
     def between(self, passage: Passage, heard: Heard | None) -> None:
-        """Between the attention and the feed-forward sublayer of a step: let tokens go."""
+        """Between the attention and the feed-forward sublayer of a step: let tokens go.  For classes to override."""
 
     def depart(self, passage: Passage) -> None:
         """After a layer: mark answers."""

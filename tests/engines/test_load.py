@@ -315,6 +315,21 @@ def test_a_device_that_is_not_there_is_said(artefact, device):
         engines.load(artefact.folder, "torch", device=device)
 
 
+@pytest.mark.parametrize(("wide", "inside"), [(32, True), (33, False)])
+def test_torch_has_the_quicker_products_where_models_are_wide(save, tmp_path, monkeypatch, wide, inside):
+    import tiny
+
+    from gossamer import kernels
+    from gossamer.runtime import attention
+
+    monkeypatch.setattr(kernels, "WIDE", wide)
+    monkeypatch.setattr(kernels, "_better", lambda: True)
+    model, seen = engines.load(save(tiny.build("bert", "classes"), tmp_path / "one"), "torch", 1), []
+    model.model.register_forward_hook(lambda *_: seen.append(not attention.fused))
+    model(["w1", "w2 w3"])
+    assert set(seen) == {inside} and attention.fused
+
+
 def test_torch_compiles_once_for_all_shapes(save, rounded, tmp_path, monkeypatch):
     import tiny
     import torch

@@ -35,7 +35,7 @@ NAMES = [n for n, m in recipe.methods().items() if m.__module__.split(".")[-2] =
 FROZEN = ("CAT", "DeeBERT", "FastBERT")  # the model stands, the exits learn
 
 
-@pytest.fixture(scope="module", params=[*NAMES, "DeeBERT, mean", "RightTool, mean"])
+@pytest.fixture(scope="module", params=[*NAMES, "DeeBERT, mean", "PastFuture, mean", "RightTool, mean"])
 def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A job after the method, its exits spread so that texts leave everywhere."""
     return spread(small.after(small.job(tmp_path_factory.mktemp("job")), request.param))
@@ -68,6 +68,9 @@ def test_the_mean_is_of_the_texts_own_tokens(tmp_path: Path) -> None:
     [(logits, _), *_] = found.every(states([x, x, x, x], mask))
     first = torch.stack([x[0].mean(0), x[1, :2].mean(0)])
     assert torch.allclose(logits, found.at(0, first, Memory())[0], atol=1e-6)  # type: ignore[index]
+    seen = torch.tensor([[[1, 1, 0], [0, 1, 1], [1, 1, 1]]]).bool()[:, None]  # each token sees others
+    passage = Passage.start(x[:1, :3], job.model.bert.encoder.layer.layers[0], (), {"attention_mask": seen})
+    assert torch.allclose(passage.mean(passage.x), x[:1, :2].mean(1), atol=1e-6), "those that the first token sees"
 
 
 def test_a_branch_is_attention_among_all_tokens_read_at_the_first(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_replayed_is_as_run(made: Any, size: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", ["LTP", "PoWERBERT", "LAT", "Transkimmer", "TRBERT"])
-@pytest.mark.parametrize("name", ["PABEE", "DeeBERT, mean", "FastBERT"])
+@pytest.mark.parametrize("name", ["PABEE", "DeeBERT, mean", "PastFuture, mean", "FastBERT"])
 def test_replayed_is_as_run_where_tokens_leave(name: str, tokens: str, tmp_path: Path) -> None:
     """What an exit reads of all tokens is read of those that are left, whichever came first."""
     for i, order in enumerate([(tokens, name), (name, tokens)]):
