@@ -39,8 +39,9 @@ CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
 LEARNED = ("LTP", "TRBERT", "Transkimmer")
 FIXED = ("PoWERBERT", "LAT")
 OLDER = (  # until they have been run anew
-    "**Of an earlier version** is the artefact of all four kinds at once, whose exits learned, and whose threshold was "
-    "chosen, by the mean of all tokens, where in use it is of those left.",
+    "**Of a version a few hours older** are Rotten Tomatoes' times on torch, one text at a time: single texts had "
+    "oneDNN's products too then, for each of whose shapes it prepares itself, which cost CoFi and the methods that let "
+    "tokens go half of their speed ([why](../engines.md#float32-in-torch)).",
 )
 STYLES = {"exit": "-", "token": "--"}  # by a note's kind
 COLOURS = (

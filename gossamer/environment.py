@@ -116,10 +116,15 @@ def recent(package: str, has: str) -> None:
 def dated(package: str, has: str | None) -> str:
     """Why a version of a package is too old, and what to type; "" where it is not, or nobody can tell."""
     oldest = OLDEST.get(package, "0.0")
-    here, least = (re.match(r"(\d+)\.(\d+)", one) for one in (has or "", oldest))
-    if here is None or least is None or tuple(map(int, here.groups())) >= tuple(map(int, least.groups())):
+    if has is None or (here := released(has)) == (0, 0) or here >= released(oldest):
         return ""
     return f'{package} {has} is too old: {OLD[package]}; type: pip install "{package}>={oldest}"'
+
+
+def released(version: str) -> tuple[int, int]:
+    """The first two numbers of a version, (0, 0) where nobody can tell."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def install(package: str) -> str:

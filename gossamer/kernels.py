@@ -6,7 +6,6 @@ multiplies float32, as is seen by the digits before it is relied on.  Torch's fu
 at which oneDNN is slow, so attention goes in blocks meanwhile.  benchmarks/float32.py measures what it is worth.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,7 +22,7 @@ from gossamer.runtime import attention
 UNSAID, ALLOWED = "none", "bf16"  # torch's words for what oneDNN may make of float32
 FUSED = "sdpa"  # what transformers calls torch's attention
 WIDE = 256  # products of narrower models are too small for oneDNN's dearer calls
-SHAPES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"  # oneDNN keeps what it has prepared for so many shapes, a megabyte each
+MANY = 256  # tokens at once: to prepare for each shape of a text alone costs oneDNN more than it gains
 _turn = Lock()
 _inside = [0]  # how many are: what is said to torch is said to all threads
 _before: list[Any] = []  # what somebody else has put in place of torch's attention
@@ -89,7 +88,6 @@ def _better() -> bool:
     """Whether oneDNN is the quicker one here, and its float32 is float32."""
     if not (narrow_mkl() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    os.environ.setdefault(SHAPES, "128")  # read when oneDNN is first used; of 1024 a process grows by half a gigabyte
     return _exact()
 
 

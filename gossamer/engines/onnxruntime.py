@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from gossamer.engines.course import Arrays, Program
 from gossamer.engines.graphs import fits
-from gossamer.environment import cores, recent, saturates
+from gossamer.environment import cores, recent, released, saturates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 PRECISIONS = ("saved",)
+WAIT = "200"  # microseconds that a thread turns before it sleeps
 # Fused by ONNX Runtime itself, these are slower than the plain operators that they replace: measured on 1.32, 1.1 to
 # 1.2 times over a whole int8 encoder.
 SLOWER_FUSED = ["SkipLayerNormFusion", "BiasGeluFusion"]
@@ -44,8 +45,12 @@ def session(graph: Path, threads: int | None = None) -> "InferenceSession":
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 3  # errors
     # Threads that wait for the next call by turning round and round take the cores from the next stage, which has its
-    # own: measured on two cores, early exit was twice as slow by it, and one text alone no faster.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # own: left as it is, early exit in batches took two to four times as long.  Those that sleep at once are slow to
+    # wake.  So they turn for as long as it takes to ask for the next text.
+    if released(onnxruntime.__version__) >= (1, 32):  # earlier ones were not seen to know it
+        options.add_session_config_entry("session.intra_op.spin_duration_us", WAIT)
+    else:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         if saturates() and not fits(graph):
             # Exact kernels: as fast on some processors, half as fast on others, and slow to load.

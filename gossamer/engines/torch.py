@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 from gossamer.engines.predictor import Batch, Predictor
 from gossamer.engines.texts import Facts, Reader, decoder, facts, reader
 from gossamer.environment import BFLOAT16, halves, hardware
-from gossamer.kernels import quick, wide
+from gossamer.kernels import MANY, quick, wide
 from gossamer.runtime.exits import Exits
 from gossamer.runtime.modules import processor_multiplies_bytes
 from gossamer.runtime.walks import stack_of
@@ -68,12 +67,13 @@ def load(
     else:
         read = slow_reader(folder, known)
     generates = known.task.outputs == (GENERATED,)  # one word at a time
-    products = partial(quick, place) if wide(model) and not (compiled or halved or generates) else nullcontext
+    single = wide(model) and not (compiled or halved or generates)
     turn = Lock()  # walks keep state in the modules they pass, and the number of threads is torch's, not ours
 
     def run(batch: Batch) -> list[NDArray[Any]]:
         autocast = torch.autocast(place.type, torch.bfloat16, enabled=halved)
-        with turn, products(), torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
+        products = quick(place) if single and batch["input_ids"].size >= MANY else nullcontext()
+        with turn, products, torch.inference_mode(), _threads(threads), autocast, _compiler(compiled):
             return outputs(model, known.task, batch)
 
     decode = decoder(folder) if (folder / "tokenizer.json").is_file() else slow_decoder(folder)
