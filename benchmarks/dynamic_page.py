@@ -39,7 +39,7 @@ CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
 LEARNED = ("LTP", "TRBERT", "Transkimmer")
 FIXED = ("PoWERBERT", "LAT")
 OLDER = (  # until they have been run anew
-    "**Of a version a few hours older** are Rotten Tomatoes' times on torch, one text at a time: single texts had "
+    "**Of an earlier version** are Rotten Tomatoes' times on torch, one text at a time: single texts had "
     "oneDNN's products too then, for each of whose shapes it prepares itself, which cost CoFi and the methods that let "
     "tokens go half of their speed ([why](../engines.md#float32-in-torch)).",
 )
