@@ -39,9 +39,9 @@ CONFIDENT = ("DeeBERT", "RightTool", "FastBERT", "RomeBERT")
 LEARNED = ("LTP", "TRBERT", "Transkimmer")
 FIXED = ("PoWERBERT", "LAT")
 OLDER = (  # until they have been run anew
-    "**Of an earlier version** are Rotten Tomatoes' times on torch, one text at a time: single texts had "
-    "oneDNN's products too then, for each of whose shapes it prepares itself, which cost CoFi and the methods that let "
-    "tokens go half of their speed ([why](../engines.md#float32-in-torch)).",
+    "**Of an earlier version** are Rotten Tomatoes' times on torch: single texts had oneDNN's products too then, and "
+    "it kept what it had prepared for 128 shapes only, which made CoFi and the methods that let tokens go slower than "
+    "they are ([why](../engines.md#float32-in-torch)).",
 )
 STYLES = {"exit": "-", "token": "--"}  # by a note's kind
 COLOURS = (

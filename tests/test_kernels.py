@@ -79,9 +79,9 @@ def test_it_is_asked_for_a_while() -> None:
 
 def test_digits_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that multiplies bfloat16 where it may is not asked, whatever is the default where one looks."""
-    ours, real = torch.nn.functional.linear, kernels._exact
+    ours, usual = torch.nn.functional.linear, kernels._exact()
     with torch.device("meta"), torch.autocast("cpu"):
-        assert real() is kernels._exact()
+        assert kernels._exact() is usual
 
     def coarse(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         rough = x.dtype == torch.float32 and said() == "bf16"
