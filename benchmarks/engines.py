@@ -8,7 +8,7 @@ Two models, BERT-base (random weights) and MiniLM (all-MiniLM-L6-v2), are writte
 each peer by its own tools.  Speed: token ids to logits, one text at a time, batches in the order of arrival, all at
 once, and bulk, with the machine's limit timed in the same rounds.  Ways: exits, skipped tokens, half
 the structure.  Labels: what int8 changes on Rotten Tomatoes, by the model that `make demo` has fine-tuned (--tuned).
-Ends: from English text.  Cold: fresh processes.
+Ends: from English text, of skewed lengths and as film reviews are.  Cold: fresh processes.
 With --only, the other parts stand as they were left in --work; --render measures nothing.  --among: only contestants
 whose name contains one of the words.  --compiled: torch.compile too, which is slow to start.  --quick: MiniLM, two
 rounds of few texts, no bulk, the page into --work.  Needs openvino, nncf, onnx, onnxruntime, ctranslate2; what is

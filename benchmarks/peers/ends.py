@@ -1,5 +1,10 @@
-"""From English text to logits: tokenizer and model together, and what of it is the tokenizer's."""
+"""From English text to logits: tokenizer and model together, and what of it is the tokenizer's.
 
+Twice: film reviews as they are, which are sentences, none much longer than another; and the same English cut to the
+skewed lengths of the other parts, for which the goal is.
+"""
+
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +16,7 @@ import numpy as np
 from gossamer.task import Read
 
 from .contestants import CT2_INT8, EAGER, ORT_INT8, OV_INT8, Contestant, opened
-from .shapes import Folders, say
+from .shapes import SEED, Folders, lengths, say
 from .speed import CHUNK, REST, uncollected, watched
 
 TEXTS = 384
@@ -33,14 +38,45 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         return {}
     import torch
 
+    torch.set_num_threads(options.threads)
+    sides, absent = _sides(folders, options.threads)
+    encoded = _encoded(folders)
+    found = {}
+    for kind, texts in (("skewed", skewed(folders, TEXTS)), ("reviews", _reviews()[:TEXTS])):
+        say(f"    {kind}")
+        counts = [len(one.ids) for one in encoded(texts)]
+        told = {"texts": len(texts), "mean": round(mean(counts), 1), "max": max(counts)}
+        found[kind] = {"texts": told, **_turns(sides, texts, options.rounds), "absent": absent}
+    return found
+
+
+def skewed(folders: Folders, count: int) -> list[str]:
+    """English of the lengths of shapes.texts().skewed: pieces of film reviews that are laid end to end."""
+    from tokenizers import Tokenizer
+
+    whole = " ".join(_reviews())
+    tokenizer = Tokenizer.from_file(str(folders.plain / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    places = tokenizer.encode(whole, add_special_tokens=False).offsets
+    found, at = [], 0
+    for length in lengths(count, random.Random(SEED)):
+        end = at + length - 2  # [CLS] and [SEP] come with it
+        found.append(whole[places[at][0] : places[end - 1][1]])
+        at = end
+    return found
+
+
+def _reviews() -> list[str]:
     from gossamer.data import read
 
-    torch.set_num_threads(options.threads)
     data = read("rotten-tomatoes")
     assert data.test is not None
-    texts = list(data.test.texts)[:TEXTS]
-    sides, absent = _sides(folders, options.threads)
-    rounds = options.rounds
+    return list(data.test.texts)
+
+
+def _turns(sides: dict[str, Side], texts: list[str], rounds: int) -> dict[str, Any]:
+    """Everybody in turn; the first round does not count."""
     found: dict[str, dict[str, Any]] = {name: {"seconds": [], "tokenizer": []} for name in sides}
     wanted: Any = None
     notes = []
@@ -61,9 +97,7 @@ def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
         notes += [note] if turn >= 0 else []
     for name, one in found.items():
         say(f"    {name}: {len(texts) / median(one['seconds']):.0f} texts/s")
-    lengths = [len(one.ids) for one in _encoded(folders)(texts)]
-    told = {"texts": len(texts), "mean": round(mean(lengths), 1), "max": max(lengths)}
-    return {"texts": told, "sides": found, "absent": absent, "rounds": notes}
+    return {"sides": found, "rounds": notes}
 
 
 def _timed(work: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> float:

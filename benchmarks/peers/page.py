@@ -236,27 +236,35 @@ def _rounds(one: Mapping[str, Any]) -> str:
     return fill(told, 120) + chosen
 
 
+ENGLISH = {"skewed": "Skewed lengths: English cut to them", "reviews": "Film reviews (Rotten Tomatoes) as they are"}
+
+
 def from_text(results: Results) -> str:
     """Tokenizer and model."""
     parts = []
-    for shape, one in results.get("ends", {}).items():
-        if not one:
+    for shape, kinds in results.get("ends", {}).items():
+        if not kinds:
             continue
-        lines = []
-        for name, side in one["sides"].items():
-            whole, alone = median(side["seconds"]), median(side["tokenizer"])
-            ratio = median(a / b for a, b in zip(one["sides"][EAGER]["seconds"], side["seconds"], strict=True))
-            count = one["texts"]["texts"]
-            cells = [f"{count / whole:,.0f}", f"{ratio:.2f}", f"{1e6 * alone / count:.0f}", _percent(alone / whole)]
-            lines.append([_bold(name), *cells, f"{100 * side['same']:.1f} %"])
-        heads = ["", "texts/s", "x eager", "tokenizer alone, us a text", "of the whole", "labels the same"]
-        told = f"{one['texts']['texts']} texts, {one['texts']['mean']} tokens on average, {one['texts']['max']} at most"
-        parts.append(
-            f"## From text to answer, {SHAPES[shape]}\n\nRotten Tomatoes, {told}.\ntransformers takes them in the "
-            "order of arrival, 32 at a time; the other peers read all texts at once with\ntokenizers, sort them and "
-            f"run batches of 32; gossamer is called once with the list.\n\n{table(heads, lines)}"
+        about = (
+            "transformers takes the texts in the order of arrival, 32 at a time; the other peers read all texts at "
+            "once with tokenizers, sort them and run batches of 32; gossamer is called once with the list."
         )
+        parts.append(f"## From text to answer, {SHAPES[shape]}\n\n{fill(about, 120)}")
+        parts += [_english(kind, one) for kind, one in kinds.items()]
     return "\n\n".join(parts)
+
+
+def _english(kind: str, one: Mapping[str, Any]) -> str:
+    """Of one kind of texts."""
+    lines, count = [], one["texts"]["texts"]
+    for name, side in one["sides"].items():
+        whole, alone = median(side["seconds"]), median(side["tokenizer"])
+        ratio = median(a / b for a, b in zip(one["sides"][EAGER]["seconds"], side["seconds"], strict=True))
+        cells = [f"{count / whole:,.0f}", f"{ratio:.2f}", f"{1e6 * alone / count:.0f}", _percent(alone / whole)]
+        lines.append([_bold(name), *cells, f"{100 * side['same']:.1f} %"])
+    heads = ["", "texts/s", "x eager", "tokenizer alone, us a text", "of the whole", "labels the same"]
+    told = f"{count} texts, {one['texts']['mean']} tokens on average, {one['texts']['max']} at most"
+    return f"### {ENGLISH[kind]}\n\n{told}.\n\n{table(heads, lines)}"
 
 
 def cold_starts(results: Results) -> str:
