@@ -2,7 +2,6 @@
 
 import os
 import time
-from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -10,8 +9,7 @@ import torch
 
 from gossamer.job import Job
 from gossamer.loss import Task
-from gossamer.runtime.attention import using
-from gossamer.train import Lesson, Method, drive, products
+from gossamer.train import Lesson, Method, attending, drive, products
 
 AFTER = 200  # export, reading back and measuring a small encoder take as long as so many of its steps
 LEAST = 0.05  # of a stage, however short the time
@@ -87,7 +85,7 @@ def seconds_per_step(job: Job, size: int = 32) -> float:
     batch = job.collate([job.train[i] for i in order[start : start + size]])
     lesson, took = Lesson(model, Task(), None, job.task), list[float]()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
-    with using(model, "sdpa") if job.device.type == "cpu" else nullcontext(), products(job):  # as train has it
+    with attending(job, model), products(job):
         for _ in range(4):
             began = time.monotonic()
             with torch.autocast(job.device.type, torch.bfloat16, enabled=job.autocast):

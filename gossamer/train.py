@@ -357,7 +357,7 @@ def train(job: Job, stage: Train) -> None:
             trainer.remove_callback(callback)
     point = latest(folder) if job.resume else None
     try:
-        with room(job.folder), using(job.model, "sdpa") if job.device.type == "cpu" else nullcontext():
+        with room(job.folder), attending(job, job.model):
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
     finally:
         for p, wanted in before.items():
@@ -402,6 +402,11 @@ def drive(job: Job, method: Method) -> None:
     with products(job):
         _stages(job, method)
     job.model.eval()
+
+
+def attending(job: Job, model: nn.Module) -> AbstractContextManager[None]:
+    """How a model attends while it learns."""
+    return using(model, "sdpa") if job.device.type == "cpu" else nullcontext()
 
 
 def products(job: Job) -> AbstractContextManager[None]:
