@@ -11,14 +11,15 @@ the texts by which it chooses are the development texts, what it finds is a litt
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from operator import mul
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gossamer.fields import Between
@@ -105,20 +106,59 @@ class Sandwich(Loss):
 
     def forward(self, step: Step) -> Tensor:
         """logits: (b, labels)."""
+        learning = [p for p in self._job[0].model.parameters() if p.requires_grad]
+        return in_turn((partial(self._short, step, i) for i in range(1 + self.told.samples)), learning)
+
+    def _short(self, step: Step, i: int) -> Tensor:
+        """By the shortest lengths (i = 0), or by random ones."""
         job, ranked, told = self._job[0], self._ranked[0], self.told
         teacher, whole = step.student.out.logits.detach().float(), ranked.shares
-        found = []
-        for i in range(1 + told.samples):
-            plays = (torch.rand(ranked.depth) >= told.layer_drop).tolist()
-            ranked.playing = plays if any(plays) else [True] * ranked.depth
-            stays = [1 - told.drop * (1.0 if not i else float(torch.rand(()))) for _ in whole]
-            ranked.shares = list(accumulate((s if p else 1.0 for s, p in zip(stays, ranked.playing, strict=True)), mul))
-            try:
-                out = job.model(**job.task.given(step.batch, labels=False))
-            finally:
-                ranked.shares, ranked.playing = whole, None
-            found.append(apart(job.task.said(out, step.batch).logits.float(), teacher, told.backwards))
-        return torch.stack(found).sum()
+        plays = (torch.rand(ranked.depth) >= told.layer_drop).tolist()
+        ranked.playing = plays if any(plays) else [True] * ranked.depth
+        stays = [1 - told.drop * (1.0 if not i else float(torch.rand(()))) for _ in whole]
+        ranked.shares = list(accumulate((s if p else 1.0 for s, p in zip(stays, ranked.playing, strict=True)), mul))
+        try:
+            out = job.model(**job.task.given(step.batch, labels=False))
+        finally:
+            ranked.shares, ranked.playing = whole, None
+        return apart(job.task.said(out, step.batch).logits.float(), teacher, told.backwards)
+
+
+def in_turn(pieces: Iterable[Callable[[], Tensor]], learning: list[nn.Parameter]) -> Tensor:
+    """The sum of some scalars, as a plain sum is; but each one's gradient is taken before the next is computed.
+
+    So no more than one of them has its activations in memory.  learning: all that they are to teach.
+    """
+    if not (torch.is_grad_enabled() and learning):
+        return torch.stack([piece() for piece in pieces]).sum()
+    total, grads = torch.zeros((), device=learning[0].device), list[Tensor | None]([None] * len(learning))
+    for piece in pieces:
+        value = piece()
+        total = total + value.detach()
+        if not value.requires_grad:  # by chance, nothing that learns ran
+            continue
+        with torch.autocast(value.device.type, enabled=False):
+            found = torch.autograd.grad(value, learning, allow_unused=True)
+        grads = [
+            new if old is None else old if new is None else old + new for old, new in zip(grads, found, strict=True)
+        ]
+    known: Tensor = Known.apply(total, grads, *learning)  # type: ignore[no-untyped-call]
+    return known
+
+
+class Known(torch.autograd.Function):
+    """A scalar whose gradients are known beforehand."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor | None], *learning: Tensor) -> Tensor:
+        """The scalar itself; grads: of it by each that learns."""
+        ctx.grads = grads
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        """Times what comes from above."""
+        return (None, None, *(None if grad is None else grad * above for grad in ctx.grads))
 
 
 def apart(student: Tensor, teacher: Tensor, backwards: bool) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gossamer import lengths, recipe
+from gossamer.loss import Task
 from gossamer.measure.layers import watching
 from gossamer.measure.macs import count
-from gossamer.methods.token_skipping import power_bert, tr_bert
+from gossamer.methods.token_skipping import lat, power_bert, tr_bert
 from gossamer.runtime.attention import weighing
 from gossamer.runtime.tokens import Policy, Ranked
 from gossamer.runtime.walks import TokenThreshold, Walk, in_full
@@ -358,3 +359,51 @@ def test_each_text_has_its_own_loss() -> None:
     assert torch.allclose(words, torch.stack([by_hand[:2].mean(), by_hand[2]]))
     ends = {"start_positions": y[:2], "end_positions": y[2:]}
     assert torch.allclose(QuestionAnswering().errors(Said(None, z), ends), torch.stack([each[:2], each[2:]]).mean(0))
+
+
+def sandwich(tmp_path: Path, samples: int) -> tuple[Any, Any, dict[str, Tensor]]:
+    """A job whose model is to learn from LAT's loss, that as a lesson, and a batch."""
+    job = installed(Ranked(4, [1.0] * 4, own=True), tmp_path / str(samples))
+    told = recipe.methods()["LAT"](samples=samples, drop=0.5)
+    lesson = Lesson(job.model, 0.5 * (Task() + lat.Sandwich(job, way(job.model), told)), None, job.task)
+    return job, lesson.train(), job.collate(small.examples(12))
+
+
+def test_lengths_teach_in_turn_what_they_teach_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for together in (False, True):
+        if together:
+            monkeypatch.setattr(lat, "in_turn", lambda pieces, learning: torch.stack([one() for one in pieces]).sum())
+        job, lesson, batch = sandwich(tmp_path, 3)
+        torch.manual_seed(0)
+        loss = lesson(**batch)["loss"]
+        (3 * loss).backward()
+        found.append((loss.detach(), {n: p.grad for n, p in job.model.named_parameters()}))
+    (one, grads), (other, wanted) = found
+    assert torch.allclose(one, other) and any(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
+    for name, grad in grads.items():
+        assert (grad is None) == (wanted[name] is None), name
+        assert grad is None or torch.allclose(grad, wanted[name], atol=1e-6), name
+
+
+def test_more_lengths_take_no_more_memory(tmp_path: Path) -> None:
+    def most(samples: int) -> int:
+        """Bytes kept for the gradient at once, at most."""
+        _, lesson, batch = sandwich(tmp_path, samples)
+        now, top = [0], [0]
+
+        class Kept:
+            def __init__(self, value: Tensor) -> None:
+                self.value, self.size = value, value.nelement() * value.element_size()
+                now[0] += self.size
+                top[0] = max(top[0], now[0])
+
+            def __del__(self) -> None:
+                now[0] -= self.size
+
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.value):
+            torch.manual_seed(0)
+            lesson(**batch)["loss"].backward()
+        return top[0]
+
+    assert most(6) < 1.2 * most(0)
