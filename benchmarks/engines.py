@@ -1,14 +1,14 @@
 """Gossamer's engines beside every peer that can be installed, in one interleaved run; writes docs/results/engines.md.
 
     python benchmarks/engines.py [--work runs/engines] [--shapes bert-base,minilm] [--rounds 5] [--threads 2]
-                                 [--only speed,ways,labels,ends,cold] [--among WORD,...] [--compiled] [--quick]
-                                 [--render]
+                                 [--only speed,ways,labels,skewed-ends,ends,cold] [--among WORD,...] [--compiled]
+                                 [--quick] [--render]
 
 Two models, BERT-base (random weights) and MiniLM (all-MiniLM-L6-v2), are written into --work once, for gossamer and for
 each peer by its own tools.  Speed: token ids to logits, one text at a time, batches in the order of arrival, all at
 once, and bulk, with the machine's limit timed in the same rounds.  Ways: exits, skipped tokens, half
 the structure.  Labels: what int8 changes on Rotten Tomatoes, by the model that `make demo` has fine-tuned (--tuned).
-Ends: from English text, of skewed lengths and as film reviews are.  Cold: fresh processes.
+Ends: from English text, skewed-ends of skewed lengths, ends film reviews.  Cold: fresh processes.
 With --only, the other parts stand as they were left in --work; --render measures nothing.  --among: only contestants
 whose name contains one of the words.  --compiled: torch.compile too, which is slow to start.  --quick: MiniLM, two
 rounds of few texts, no bulk, the page into --work.  Needs openvino, nncf, onnx, onnxruntime, ctranslate2; what is
@@ -35,6 +35,7 @@ PARTS: dict[str, Callable[[str, Folders, Any], dict[str, Any]]] = {
     "speed": speed.measure,
     "ways": ways.measure,
     "labels": labels.measure,
+    "skewed-ends": ends.measure_skewed,
     "ends": ends.measure,
     "cold": cold.measure,
 }

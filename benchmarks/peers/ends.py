@@ -1,7 +1,7 @@
 """From English text to logits: tokenizer and model together, and what of it is the tokenizer's.
 
-Twice: film reviews as they are, which are sentences, none much longer than another; and the same English cut to the
-skewed lengths of the other parts, for which the goal is.
+Two parts, each in a process of its own: the same English in pieces as long as the skewed texts of the other parts, for
+which the goal is, and film reviews as they are, whose lengths differ less.
 """
 
 import random
@@ -16,7 +16,7 @@ import numpy as np
 from gossamer.task import Read
 
 from .contestants import CT2_INT8, EAGER, ORT_INT8, OV_INT8, Contestant, opened
-from .shapes import SEED, Folders, lengths, say
+from .shapes import SEED, Folders, drawn, say
 from .speed import CHUNK, REST, uncollected, watched
 
 TEXTS = 384
@@ -33,25 +33,27 @@ class Side:
 
 
 def measure(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
-    """Seconds of each round, whole and the tokenizer's, by name; {} for a shape that reads no English."""
-    if shape not in SHAPES:
-        return {}
+    """Film reviews: seconds of each round, whole and the tokenizer's, by name; {} for a shape that reads no English."""
+    return _measure(_reviews()[:TEXTS], folders, options) if shape in SHAPES else {}
+
+
+def measure_skewed(shape: str, folders: Folders, options: Any) -> dict[str, Any]:
+    """The same of skewed lengths."""
+    return _measure(skewed(folders, TEXTS), folders, options) if shape in SHAPES else {}
+
+
+def _measure(texts: list[str], folders: Folders, options: Any) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(options.threads)
     sides, absent = _sides(folders, options.threads)
-    encoded = _encoded(folders)
-    found = {}
-    for kind, texts in (("skewed", skewed(folders, TEXTS)), ("reviews", _reviews()[:TEXTS])):
-        say(f"    {kind}")
-        counts = [len(one.ids) for one in encoded(texts)]
-        told = {"texts": len(texts), "mean": round(mean(counts), 1), "max": max(counts)}
-        found[kind] = {"texts": told, **_turns(sides, texts, options.rounds), "absent": absent}
-    return found
+    lengths = [len(one.ids) for one in _encoded(folders)(texts)]
+    told = {"texts": len(texts), "mean": round(mean(lengths), 1), "max": max(lengths)}
+    return {"texts": told, **_turns(sides, texts, options.rounds), "absent": absent}
 
 
 def skewed(folders: Folders, count: int) -> list[str]:
-    """English of the lengths of shapes.texts().skewed: pieces of film reviews that are laid end to end."""
+    """Film reviews laid end to end and cut, within words too, to lengths that are distributed as elsewhere."""
     from tokenizers import Tokenizer
 
     whole = " ".join(_reviews())
@@ -60,7 +62,7 @@ def skewed(folders: Folders, count: int) -> list[str]:
     tokenizer.no_truncation()
     places = tokenizer.encode(whole, add_special_tokens=False).offsets
     found, at = [], 0
-    for length in lengths(count, random.Random(SEED)):
+    for length in drawn(count, random.Random(SEED)):
         end = at + length - 2  # [CLS] and [SEP] come with it
         found.append(whole[places[at][0] : places[end - 1][1]])
         at = end

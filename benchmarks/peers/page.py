@@ -236,26 +236,24 @@ def _rounds(one: Mapping[str, Any]) -> str:
     return fill(told, 120) + chosen
 
 
-ENGLISH = {"skewed": "Skewed lengths: English cut to them", "reviews": "Film reviews (Rotten Tomatoes) as they are"}
+ENGLISH = {"skewed-ends": "English cut to skewed lengths", "ends": "Film reviews (Rotten Tomatoes) as they are"}
 
 
 def from_text(results: Results) -> str:
     """Tokenizer and model."""
+    about = (
+        "transformers takes the texts in the order of arrival, 32 at a time; the other peers read all texts at once "
+        "with tokenizers, sort them and run batches of 32; gossamer is called once with the list."
+    )
     parts = []
-    for shape, kinds in results.get("ends", {}).items():
-        if not kinds:
-            continue
-        about = (
-            "transformers takes the texts in the order of arrival, 32 at a time; the other peers read all texts at "
-            "once with tokenizers, sort them and run batches of 32; gossamer is called once with the list."
-        )
-        parts.append(f"## From text to answer, {SHAPES[shape]}\n\n{fill(about, 120)}")
-        parts += [_english(kind, one) for kind, one in kinds.items()]
+    for shape, name in SHAPES.items():
+        if some := [_english(part, found) for part in ENGLISH if (found := results.get(part, {}).get(shape))]:
+            parts += [f"## From text to answer, {name}\n\n{fill(about, 120)}", *some]
     return "\n\n".join(parts)
 
 
-def _english(kind: str, one: Mapping[str, Any]) -> str:
-    """Of one kind of texts."""
+def _english(part: str, one: Mapping[str, Any]) -> str:
+    """Of one part."""
     lines, count = [], one["texts"]["texts"]
     for name, side in one["sides"].items():
         whole, alone = median(side["seconds"]), median(side["tokenizer"])
@@ -264,7 +262,7 @@ def _english(kind: str, one: Mapping[str, Any]) -> str:
         lines.append([_bold(name), *cells, f"{100 * side['same']:.1f} %"])
     heads = ["", "texts/s", "x eager", "tokenizer alone, us a text", "of the whole", "labels the same"]
     told = f"{count} texts, {one['texts']['mean']} tokens on average, {one['texts']['max']} at most"
-    return f"### {ENGLISH[kind]}\n\n{told}.\n\n{table(heads, lines)}"
+    return f"### {ENGLISH[part]}\n\n{told}.\n\n{table(heads, lines)}"
 
 
 def cold_starts(results: Results) -> str:

@@ -158,13 +158,13 @@ def texts(quick: bool = False) -> Texts:
     skewed, fixed, bulk = (64, 8, 64) if quick else (SKEWED, FIXED, BULK)
     draw = random.Random(SEED)
     return Texts(
-        [_text(n, draw) for n in lengths(skewed, draw)],
+        [_text(n, draw) for n in drawn(skewed, draw)],
         [_text(LONG, draw) for _ in range(fixed)],
-        [_text(n, draw) for n in lengths(bulk, draw)],
+        [_text(n, draw) for n in drawn(bulk, draw)],
     )
 
 
-def lengths(count: int, draw: random.Random) -> list[int]:
+def drawn(count: int, draw: random.Random) -> list[int]:
     """Skewed: one length from each of `count` equally likely parts of the distribution, in any order."""
     normal = statistics.NormalDist()
     found = [MEDIAN * 2.718281828 ** (SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)]
