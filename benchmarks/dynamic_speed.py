@@ -8,15 +8,15 @@ are read back, what is missing is trained; each method becomes an artefact with 
 taken on development texts: the best with 1.5 times fewer layers.  Then the method and the plain model take turns on
 every engine, from token ids to logits, one text at a time and batches of 32 in the order of arrival; a ratio is that
 of the same engine.  On one thread, in CPU time and on torch: what is left of the ideal when half of the layers are
-passed, and what exits cost that nobody takes (memory that is freed stays with the process there, for what fetching it
-anew costs is as much as an exit).  At the end four kinds of method alone and all in one artefact.  Figures
-go to speed-DATA.json in --folder after each method, and an interrupted run goes on; `python benchmarks/dynamic_page.py`
-writes the page.  Use the machine for nothing else meanwhile.
+passed, and what exits cost that nobody takes (freed memory stays with the process there).  At the end four kinds of
+method alone and all in one artefact.  Figures go to speed-DATA.json in --folder after each method, and an interrupted
+run goes on; `python benchmarks/dynamic_page.py` writes the page.  Use the machine for nothing else meanwhile.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ FOUR_ENGINES = ("torch", "onnxruntime")
 LOADS = ("1", "32")
 KEPT, HEADS = 0.90, 0.03  # goals
 MORE = 5  # times as many rounds of CPU time, of which a few per cent are asked
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**32)}  # glibc's, of new processes
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}  # glibc's, of new processes
 
 Sides = Mapping[str, tuple[Path, float | None]]  # by name: an artefact, and the threshold of its exits
 
@@ -196,8 +196,9 @@ def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, An
     works = {
         name: Work(partial(_through, ask, calls), partial(_through, ask, calls[:1], 0)) for name, ask in asks.items()
     }
-    pieces = MORE * options.rounds
+    pieces, faults = MORE * options.rounds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     laps, failed = interleave(works, pieces, 1, Schedule(warmup=1, seconds=float("inf")), Clock())
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     if failed:
         raise RuntimeError(str(failed))
     return {
@@ -205,13 +206,13 @@ def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, An
         "threshold": half,
         "layers": passed.executed,
         "depth": passed.full,
-        "keeps": set(MALLOC) <= set(os.environ),
+        "faults": faults / (pieces * len(works)),
     }
 
 
 @contextmanager
 def keeping() -> Iterator[None]:
-    """Processes that begin meanwhile keep what they free: to fetch pages anew costs as much as exits do, by chance."""
+    """Processes that begin meanwhile keep what they free, so that pages are not fetched anew in every pass."""
     before = {name: os.environ.get(name) for name in MALLOC}
     os.environ.update(MALLOC)
     try:
@@ -260,11 +261,14 @@ def settled(file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures so far; others than these settings gave are not added to."""
     settings = {"data": called(options)}
     settings |= {name: getattr(options, name) for name in ("steps", "seed", "texts", "rounds", "threads")}
+    way = {"more": MORE, **MALLOC}
     if not file.is_file():
-        return {"settings": settings, "hardware": hardware(), "versions": versions(), "found": {}, "failed": {}}
+        about = {"settings": settings, "way": way, "hardware": hardware(), "versions": versions()}
+        return {**about, "found": {}, "failed": {}}
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if figures["settings"] != settings:
-        raise SystemExit(f"{file} holds figures of {figures['settings']}, expected {settings}; move it away")
+    for name, here in (("settings", settings), ("way", way)):
+        if figures.get(name) != here:
+            raise SystemExit(f"{file} holds figures of {figures.get(name)}, expected {here}; move it away")
     return figures
 
 
@@ -333,8 +337,9 @@ def kept(found: Mapping[str, Any]) -> str:
         f"cost when nobody may leave; a few per cent of it are noise. Goals: {KEPT:.2f} kept at least, heads under "
         f"{100 * HEADS:.0f} %."
     )
-    if all(one["cpu"].get("keeps") for one in found.values() if "cpu" in one):
-        about += " Freed memory stays with the process: to fetch pages anew costs as much as exits do, by chance."
+    if all("faults" in one["cpu"] for one in found.values() if "cpu" in one):
+        most = max(one["cpu"]["faults"] for one in found.values() if "cpu" in one)
+        about += f" Freed memory stays with the process ({most:,.0f} page faults a pass at most)."
     heads = ["method", "layers passed", "ideal", "measured", "kept", "heads", "kept enough", "heads cheap"]
     return f"### What is kept of the ideal\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
 

@@ -11,7 +11,7 @@ the texts by which it chooses are the development texts, what it finds is a litt
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -19,7 +19,7 @@ from operator import mul
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from gossamer.fields import Between
@@ -28,6 +28,7 @@ from gossamer.lengths import Cost, Lengths, search
 from gossamer.loss import Loss, Step, Task
 from gossamer.runtime.tokens import Ranked
 from gossamer.train import Train
+from gossamer.turns import in_turn
 from gossamer.walking import depth, walk
 
 
@@ -122,43 +123,6 @@ class Sandwich(Loss):
         finally:
             ranked.shares, ranked.playing = whole, None
         return apart(job.task.said(out, step.batch).logits.float(), teacher, told.backwards)
-
-
-def in_turn(pieces: Iterable[Callable[[], Tensor]], learning: list[nn.Parameter]) -> Tensor:
-    """The sum of some scalars, as a plain sum is; but each one's gradient is taken before the next is computed.
-
-    So no more than one of them has its activations in memory.  learning: all that they are to teach.
-    """
-    if not (torch.is_grad_enabled() and learning):
-        return torch.stack([piece() for piece in pieces]).sum()
-    total, grads = torch.zeros((), device=learning[0].device), list[Tensor | None]([None] * len(learning))
-    for piece in pieces:
-        value = piece()
-        total = total + value.detach()
-        if not value.requires_grad:  # by chance, nothing that learns ran
-            continue
-        with torch.autocast(value.device.type, enabled=False):
-            found = torch.autograd.grad(value, learning, allow_unused=True)
-        grads = [
-            new if old is None else old if new is None else old + new for old, new in zip(grads, found, strict=True)
-        ]
-    known: Tensor = Known.apply(total, grads, *learning)  # type: ignore[no-untyped-call]
-    return known
-
-
-class Known(torch.autograd.Function):
-    """A scalar whose gradients are known beforehand."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: list[Tensor | None], *learning: Tensor) -> Tensor:
-        """The scalar itself; grads: of it by each that learns."""
-        ctx.grads = grads
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        """Times what comes from above."""
-        return (None, None, *(None if grad is None else grad * above for grad in ctx.grads))
 
 
 def apart(student: Tensor, teacher: Tensor, backwards: bool) -> Tensor:

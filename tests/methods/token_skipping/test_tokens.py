@@ -384,26 +384,3 @@ def test_lengths_teach_in_turn_what_they_teach_together(tmp_path: Path, monkeypa
     for name, grad in grads.items():
         assert (grad is None) == (wanted[name] is None), name
         assert grad is None or torch.allclose(grad, wanted[name], atol=1e-6), name
-
-
-def test_more_lengths_take_no_more_memory(tmp_path: Path) -> None:
-    def most(samples: int) -> int:
-        """Bytes kept for the gradient at once, at most."""
-        _, lesson, batch = sandwich(tmp_path, samples)
-        now, top = [0], [0]
-
-        class Kept:
-            def __init__(self, value: Tensor) -> None:
-                self.value, self.size = value, value.nelement() * value.element_size()
-                now[0] += self.size
-                top[0] = max(top[0], now[0])
-
-            def __del__(self) -> None:
-                now[0] -= self.size
-
-        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.value):
-            torch.manual_seed(0)
-            lesson(**batch)["loss"].backward()
-        return top[0]
-
-    assert most(6) < 1.2 * most(0)
