@@ -18,12 +18,12 @@ import json
 import os
 import resource
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -56,7 +56,10 @@ FOUR_ENGINES = ("torch", "onnxruntime")
 LOADS = ("1", "32")
 KEPT, HEADS = 0.90, 0.03  # goals
 MORE = 5  # times as many rounds of CPU time, of which a few per cent are asked
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}  # glibc's, of new processes
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}  # a new process keeps what it frees
 
 Sides = Mapping[str, tuple[Path, float | None]]  # by name: an artefact, and the threshold of its exits
 
@@ -210,21 +213,6 @@ def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, An
     }
 
 
-@contextmanager
-def keeping() -> Iterator[None]:
-    """Processes that begin meanwhile keep what they free, so that pages are not fetched anew in every pass."""
-    before = {name: os.environ.get(name) for name in MALLOC}
-    os.environ.update(MALLOC)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _through(ask: contestants.Ask, calls: Sequence[Sequence[Read]], turn: int) -> None:
     for call in calls:
         ask(call, CHUNK)
@@ -237,7 +225,7 @@ def method(name: str, options: argparse.Namespace) -> dict[str, Any]:
     sides = {PLAIN: (plain, None), name: (place, threshold(place))}
     found: dict[str, Any] = {"sides": apart(counted, sides, ("torch",), options)}
     if name in EXITS:
-        with keeping():
+        with patch.dict(os.environ, MALLOC):
             found["cpu"] = apart(alone, plain, place, options)
     return {**found, **apart(timed, sides, ENGINES, options)}
 

@@ -152,20 +152,17 @@ def lossless(results: Results) -> Iterator[Row]:
 def ends(results: Results) -> Iterator[Row]:
     """From text: the goal is for skewed lengths; film reviews, whose lengths differ less, are shown beside them."""
     for shape, name in SHAPES.items():
-        skewed, reviews = (results.get(part, {}).get(shape) or {} for part in ("skewed-ends", "ends"))
+        sides = [results.get(part, {}).get(shape) for part in ("skewed-ends", "ends")]
+        skewed, reviews = (_from_text(one) if one else None for one in sides)
+        if not (known := skewed or reviews):
+            continue
         what = f"{name}: from text, {{}}, against {EAGER}"
-        if skewed:
-            ratio, _, fastest = _from_text(skewed)
-            yield Row(what.format("skewed lengths"), f"{ENDS:g}x", f"{ratio:.1f}x, by {fastest}", ratio >= ENDS)
-        elif reviews:
-            yield Row(what.format("skewed lengths"), f"{ENDS:g}x", "not measured here", None)
+        told = f"{skewed[0]:.1f}x, by {skewed[2]}" if skewed else "not measured here"
+        yield Row(what.format("skewed lengths"), f"{ENDS:g}x", told, skewed[0] >= ENDS if skewed else None)
         if reviews:
-            ratio, _, fastest = _from_text(reviews)
-            yield Row(what.format("film reviews"), "-", f"{ratio:.1f}x, by {fastest}", None)
-        if skewed or reviews:
-            _, share, _ = _from_text(skewed or reviews)
-            told = (f"{100 * TOKENIZER:.0f} %", f"{100 * share:.0f} %")
-            yield Row(f"{name}: the tokenizer's share of it", *told, share <= TOKENIZER)
+            yield Row(what.format("film reviews"), "-", f"{reviews[0]:.1f}x, by {reviews[2]}", None)
+        told, most = f"{100 * known[1]:.0f} %", f"{100 * TOKENIZER:.0f} %"
+        yield Row(f"{name}: the tokenizer's share of it", most, told, known[1] <= TOKENIZER)
 
 
 def _from_text(one: Figures) -> tuple[float, float, str]:
