@@ -6,15 +6,17 @@
 --data and --steps as benchmarks/dynamic.py was told, --seed one of its seeds.  Stages that it has finished in --folder
 are read back, what is missing is trained; each method becomes an artefact with graphs.  With exits, the threshold is
 taken on development texts: the best with 1.5 times fewer layers.  Then the method and the plain model take turns on
-every engine, from token ids to logits, one text at a time and batches of 32 in the order of arrival; a ratio is that
-of the same engine.  On one thread, in CPU time and on torch: what is left of the ideal when half of the layers are
-passed, and what exits cost that nobody takes (freed memory stays with the process there).  At the end four kinds of
-method alone and all in one artefact.  Figures go to speed-DATA.json in --folder after each method, and an interrupted
-run goes on; `python benchmarks/dynamic_page.py` writes the page.  Use the machine for nothing else meanwhile.
+every engine, from token ids to logits, one text at a time and batches of 32 in the order of arrival; a ratio is that of
+the same engine.  On one thread, in CPU time and on torch: what is left of the ideal when half of the layers are passed,
+and what exits cost that nobody takes: a minute for each method, with 95 % intervals (freed memory stays with the
+process there).  At the end four kinds of method alone and all in one artefact.  Figures go to speed-DATA.json in
+--folder after each method, and an interrupted run goes on; `python benchmarks/dynamic_page.py` writes the page.  Use
+the machine for nothing else meanwhile.
 """
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -30,7 +32,7 @@ import torch
 from dynamic import EXITS, RECIPES, TITLES, TOKENS, begun, source
 from engines import apart
 from peers import contestants, goals, page, speed
-from peers.shapes import described, once, say, stamp
+from peers.shapes import described, once, say, stamp, there
 from spine import accuracy, mean, slug
 
 from gossamer import artefact, points, recipe
@@ -38,7 +40,7 @@ from gossamer.engines import ENGINES
 from gossamer.environment import cores, hardware, versions
 from gossamer.measure import formula, layers, macs
 from gossamer.measure.sample import chosen, spread
-from gossamer.measure.time import Clock, Schedule, Work, interleave
+from gossamer.measure.time import Clock, Schedule, Work, interleave, intervals
 from gossamer.pipeline import graph
 from gossamer.replay import BEYOND, exits_of
 from gossamer.task import Read
@@ -55,7 +57,7 @@ FOUR = {  # the order is that of gossamer.order
 FOUR_ENGINES = ("torch", "onnxruntime")
 LOADS = ("1", "32")
 KEPT, HEADS = 0.90, 0.03  # goals
-MORE = 5  # times as many rounds of CPU time, of which a few per cent are asked
+MINUTE, ROUNDS = 60.0, 10_000  # of CPU time, of which a few per cent are asked; so many rounds at most
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -65,12 +67,14 @@ Sides = Mapping[str, tuple[Path, float | None]]  # by name: an artefact, and the
 
 
 def made(text: str, name: str, like: str, options: argparse.Namespace) -> Path:
-    """The artefact of a recipe ("": the plain model), written again when the code has changed.
+    """The artefact of a recipe ("": the plain model), written again by a process of its own when the code has changed.
 
     like: the name under which dynamic.py keeps its stages.
     """
     place: Path = options.folder / called(options) / f"artefact-{name}-{options.seed}-{options.steps}"
-    once(place, f"{stamp()} {text}", partial(_write, text, like, options))
+    told = f"{stamp()} {text}"
+    if not there(place, told):
+        apart(once, place, told, partial(_write, text, like, options))
     return place
 
 
@@ -196,11 +200,10 @@ def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, An
         name: contestants.gossamer(folder, "torch", 1, threshold=level)[0]
         for name, folder, level in ((PLAIN, plain, None), ("half", place, half), ("never", place, never))
     }
-    works = {
-        name: Work(partial(_through, ask, calls), partial(_through, ask, calls[:1], 0)) for name, ask in asks.items()
-    }
-    pieces, faults = MORE * options.rounds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    laps, failed = interleave(works, pieces, 1, Schedule(warmup=1, seconds=float("inf")), Clock())
+    works = {name: Work(partial(_through, ask, calls), _nothing) for name, ask in asks.items()}
+    interleave(works, 1, 1, Schedule(warmup=0), Clock())
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    laps, failed = interleave(works, ROUNDS, 1, Schedule(warmup=0, seconds=MINUTE), Clock())
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     if failed:
         raise RuntimeError(str(failed))
@@ -209,8 +212,12 @@ def alone(plain: Path, place: Path, options: argparse.Namespace) -> dict[str, An
         "threshold": half,
         "layers": passed.executed,
         "depth": passed.full,
-        "faults": faults / (pieces * len(works)),
+        "faults": faults / sum(map(len, laps.values())),
     }
+
+
+def _nothing() -> None:
+    """One thread has none that spins on."""
 
 
 def _through(ask: contestants.Ask, calls: Sequence[Sequence[Read]], turn: int) -> None:
@@ -220,8 +227,8 @@ def _through(ask: contestants.Ask, calls: Sequence[Sequence[Read]], turn: int) -
 
 def method(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one method beside the plain model."""
-    plain = apart(made, "", PLAIN, PLAIN, options)
-    place = apart(made, RECIPES[name], slug(name), slug(name), options)
+    plain = made("", PLAIN, PLAIN, options)
+    place = made(RECIPES[name], slug(name), slug(name), options)
     sides = {PLAIN: (plain, None), name: (place, threshold(place))}
     found: dict[str, Any] = {"sides": apart(counted, sides, ("torch",), options)}
     if name in EXITS:
@@ -233,13 +240,13 @@ def method(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def four(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Four kinds of method, each alone and all in one; what all and the first one begin with is trained once."""
     first = slug(next(iter(FOUR)))
-    sides: dict[str, tuple[Path, float | None]] = {PLAIN: (apart(made, "", PLAIN, PLAIN, options), None)}
+    sides: dict[str, tuple[Path, float | None]] = {PLAIN: (made("", PLAIN, PLAIN, options), None)}
     for one, text in FOUR.items():
         shared = slug(one) if RECIPES.get(one, text) == text else f"{slug(one)}-of-four"
-        place = apart(made, text, shared, shared, options)
+        place = made(text, shared, shared, options)
         sides[one] = (place, threshold(place))
     text = f"then({', '.join(FOUR.values())})"
-    place = apart(made, text, slug(name).replace(" ", "-"), first, options)
+    place = made(text, slug(name).replace(" ", "-"), first, options)
     sides[name] = (place, threshold(place))
     found: dict[str, Any] = {"recipe": text, "sides": apart(counted, sides, FOUR_ENGINES, options)}
     return {**found, **apart(timed, sides, FOUR_ENGINES, options)}
@@ -249,7 +256,7 @@ def settled(file: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The figures so far; others than these settings gave are not added to."""
     settings = {"data": called(options)}
     settings |= {name: getattr(options, name) for name in ("steps", "seed", "texts", "rounds", "threads")}
-    way = {"more": MORE, **MALLOC}
+    way = {"minute": MINUTE, **MALLOC}
     if not file.is_file():
         about = {"settings": settings, "way": way, "hardware": hardware(), "versions": versions()}
         return {**about, "found": {}, "failed": {}}
@@ -312,24 +319,32 @@ def kept(found: Mapping[str, Any]) -> str:
     for name, cpu in [(name, one["cpu"]) for name, one in found.items() if "cpu" in one]:
         plain, half, never = (cpu["seconds"][side] for side in (PLAIN, "half", "never"))
         best = cpu["depth"] / cpu["layers"]
-        ratio = statistics.median(a / b for a, b in zip(plain, half, strict=True))
-        cost = statistics.median(b / a for a, b in zip(plain, never, strict=True)) - 1
-        held = ["held" if good else "missed" for good in (ratio / best >= KEPT, cost < HEADS)]
-        cells = [f"{cpu['layers']:.2f}", times(best), times(ratio), times(ratio / best), f"{100 * cost:+.1f} %"]
+        ratio, low, high = _median([a / b for a, b in zip(plain, half, strict=True)])
+        cost, least, most = (100 * (one - 1) for one in _median([b / a for a, b in zip(plain, never, strict=True)]))
+        held = ["held" if good else "missed" for good in (ratio / best >= KEPT, cost < 100 * HEADS)]
+        cells = [f"{cpu['layers']:.2f}", times(best), times(ratio)]
+        cells += [f"{ratio / best:.2f} ({low / best:.2f} to {high / best:.2f})"]
+        cells += [f"{cost:+.1f} % ({least:+.1f} to {most:+.1f})"]
         lines.append([name, *cells, *held])
     if not lines:
         return ""
     about = (
-        f"On torch, batches of {CHUNK}, CPU time on one thread; medians of ratios to the plain model. Kept: measured "
-        "over ideal, which is the ratio of layers, where the mean text passes about half of them. Heads: what they "
-        f"cost when nobody may leave; a few per cent of it are noise. Goals: {KEPT:.2f} kept at least, heads under "
-        f"{100 * HEADS:.0f} %."
+        f"On torch, batches of {CHUNK}, CPU time on one thread; medians of ratios to the plain model with 95 % "
+        "intervals, in which a goal may lie. Kept: measured over ideal, which is the ratio of layers, where the mean "
+        f"text passes about half of them. Heads: what they cost when nobody may leave. Goals: {KEPT:.2f} kept at "
+        f"least, heads under {100 * HEADS:.0f} %."
     )
     if all("faults" in one["cpu"] for one in found.values() if "cpu" in one):
         most = max(one["cpu"]["faults"] for one in found.values() if "cpu" in one)
         about += f" Freed memory stays with the process ({most:,.0f} page faults a pass at most)."
     heads = ["method", "layers passed", "ideal", "measured", "kept", "heads", "kept enough", "heads cheap"]
     return f"### What is kept of the ideal\n\n{fill(about, 120)}\n\n{page.table(heads, lines)}"
+
+
+def _median(values: Sequence[float]) -> tuple[float, float, float]:
+    """With the ends of its interval."""
+    ends = (intervals(values, 1, (50,)) or [{"low": math.nan, "high": math.nan}])[0]
+    return statistics.median(values), ends["low"], ends["high"]
 
 
 def together(one: Mapping[str, Any]) -> str:

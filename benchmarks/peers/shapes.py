@@ -91,8 +91,7 @@ def stamp() -> str:
 
 def once(folder: Path, stamp: str, made: Callable[[Path], None]) -> None:
     """Make a folder unless it is there and was made from the same; whole or not at all."""
-    note = folder.with_name(f"{folder.name}.json")
-    if folder.is_dir() and note.is_file() and json.loads(note.read_text()) == stamp:
+    if there(folder, stamp):
         return
     say(f"  writing {folder}")
     part = folder.with_name(f".{folder.name}.part")
@@ -101,7 +100,17 @@ def once(folder: Path, stamp: str, made: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     made(part)
     part.rename(folder)
-    note.write_text(json.dumps(stamp))
+    _note(folder).write_text(json.dumps(stamp))
+
+
+def there(folder: Path, stamp: str) -> bool:
+    """Whether a folder was made from the same."""
+    note = _note(folder)
+    return folder.is_dir() and note.is_file() and json.loads(note.read_text()) == stamp
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
 
 
 def _plain(shape: str, part: Path) -> None:

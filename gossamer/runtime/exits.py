@@ -104,9 +104,9 @@ class Exits(Walk):
         if self.training or self.whole:
             self._pass(passage)
             return
-        step, memory = passage.step, passage.memory
-        said = self.at(step, self.around(step, passage.x, passage), memory)
-        last = step == self.depth - 1
+        step, memory, last = passage.step, passage.memory, passage.step == self.depth - 1
+        asked = not last or step + 1 in self.places
+        said = self.at(step, self.around(step, passage.x, passage), memory) if asked else None
         if said is None and not (last and self.rule.concludes):
             return
         logits, features = said or self._own(passage.firsts(passage.x))

@@ -42,11 +42,14 @@ class Texts(ABC):
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over each text's tokens; x (b, t, d) -> (n, d)."""
+        return (self.weights(x) @ x)[:, 0]
+
+    def weights(self, x: Tensor) -> Tensor:
+        """What each token weighs in the mean over its text, alike for all that are seen; (b, 1, t)."""
         mask = self.shown_first
         if mask is None:
-            return x.mean(1)
-        weights = mask.float().softmax(-1).to(x.dtype)  # alike for all that are seen
-        return (weights @ x)[:, 0]
+            return x.new_full((len(x), 1, x.shape[1]), 1 / x.shape[1])
+        return mask.float().softmax(-1).to(x.dtype)
 
     def found(self, query: Tensor, x: Tensor) -> Tensor:
         """The mean over each text's tokens, weighed by softmax(query x^T); query (n, heads, d), x (b, t, d)."""
@@ -73,8 +76,8 @@ class Passage(Texts):
     x: (b, t, d) hidden states of the rows and tokens still travelling.  rows: (b,) their places in the batch.
     tokens: (b, t) their positions in the text.  valid: (b, t) False on padding and filler.  lengths: (b,) true lengths.
     memory: what the walks keep per row, (b, ...); marks: per token, (b, t, ...).  heard: the current layer's attention.
-    going: (b, t) tokens that are to stay, None: all; leave: whether the others leave the batch.  answers: (B, classes)
-    of rows that have finished.
+    going: (b, t) tokens that are to stay, None: all; leave: whether the others leave the batch.  gone: how many rows
+    have finished and not left yet.  answers: (B, classes) of rows that have finished.
     """
 
     x: Tensor
@@ -93,6 +96,8 @@ class Passage(Texts):
     answered: Tensor | None = None
     step: int = 0
     heard: list[Heard] = field(default_factory=list)
+    gone: int = 0
+    _seen: Tensor | None = None  # what each token weighs in the mean, until tokens or rows leave
 
     @classmethod
     def start(cls, x: Tensor, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Passage":
@@ -126,7 +131,14 @@ class Passage(Texts):
                 "gossamer does not know how those follow; name them in gossamer.runtime.passage.CARRIED"
             )
 
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over each text's tokens; x (b, t, d) -> (b, d)."""
+        if self._seen is None:
+            self._seen = self.weights(x)
+        return (self._seen @ x)[:, 0]
+
     def _carry(self, change: Callable[[Tensor, int, tuple[int, ...]], Tensor]) -> None:
+        self._seen = None
         for name, (batch, tokens) in CARRIED.items():
             value = self.carried.get(name)
             if isinstance(value, Tensor):
@@ -165,6 +177,7 @@ class Passage(Texts):
         self.memory, self.marks = (
             {k: v.index_select(0, chosen) for k, v in kept.items()} for kept in (self.memory, self.marks)
         )
+        self.gone = int(self.finished.sum())
         if len(chosen):
             self.keep_tokens(self.valid)  # columns that are padding for all who are left
 
@@ -244,6 +257,7 @@ class Passage(Texts):
 
     def hide(self, hidden: Tensor) -> None:
         """No token sees the tokens `hidden` (b, t) True any more, as if they had left."""
+        self._seen = None
         name = "attn_mask" if "attn_mask" in self.carried else "attention_mask"
         mask = self.carried.get(name)
         if mask is None:
@@ -272,14 +286,18 @@ class Passage(Texts):
 
     def answer(self, logits: Tensor, who: Tensor) -> None:
         """Rows `who` (b,) True have their answer; logits: (b, classes)."""
-        who = who & ~self.finished
+        chosen = (who & ~self.finished if self.gone else who).nonzero().squeeze(1)
+        if not len(chosen):
+            return
         if self.answers is None or self.answered is None:
             everyone = len(self.rows) if self.final is None else len(self.final)
             self.answers = logits.new_zeros(everyone, logits.shape[-1])
             self.answered = torch.zeros(everyone, dtype=torch.bool, device=logits.device)
-        self.answers[self.rows[who]] = logits[who]
-        self.answered[self.rows[who]] = True
+        rows = self.rows[chosen]
+        self.answers[rows] = logits[chosen]
+        self.answered[rows] = True
         self.finished = self.finished | who
+        self.gone += len(chosen)
 
 
 def visible(mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:

@@ -236,7 +236,7 @@ class Stack(nn.ModuleList):
                 heard = heard or bool(passage.heard)
                 for walk in walks:
                     walk.depart(passage)
-                gone = int(passage.finished.sum())
+                gone = passage.gone
                 if gone == len(passage.rows):
                     break
                 if gone and gone * self.patience_of_batch >= len(passage.rows):
