@@ -38,10 +38,9 @@ class Criterion(nn.Module):
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """In nats, from logits (..., labels): logsumexp(z) - sum p z, which neither overflows nor takes the log of 0."""
-    z = logits.float()
-    p = z.softmax(-1)
-    return z.logsumexp(-1) - (p * z).sum(-1)
+    """In nats, from logits (..., labels): -sum p log p, which neither overflows nor takes the log of 0."""
+    log = logits.float().log_softmax(-1)
+    return -(log.exp() * log).sum(-1)
 
 
 class Entropy(Criterion):
