@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,6 @@ def write(shape: str, folders: Folders) -> None:
     once(folders.static, stamp(), lambda part: artefact_of(folders.plain, part, bounded))
 
 
-@cache
 def stamp() -> str:
     """What gossamer's code is known by."""
     code = sorted(Path(__file__).parents[2].glob("gossamer/**/*.py"))

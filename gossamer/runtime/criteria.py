@@ -38,7 +38,7 @@ class Criterion(nn.Module):
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """In nats, from logits (..., labels): -sum p log p, which neither overflows nor takes the log of 0."""
+    """In nats, from logits (..., labels): -sum p log p, without the log of 0; differences are to be float32's."""
     log = logits.float().log_softmax(-1)
     return -(log.exp() * log).sum(-1)
 

@@ -42,14 +42,13 @@ class Texts(ABC):
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over each text's tokens; x (b, t, d) -> (n, d)."""
-        return (self.weights(x) @ x)[:, 0]
+        weights = self.weights()
+        return x.mean(1) if weights is None else (weights.to(x.dtype) @ x)[:, 0]
 
-    def weights(self, x: Tensor) -> Tensor:
-        """What each token weighs in the mean over its text, alike for all that are seen; (b, 1, t)."""
+    def weights(self) -> Tensor | None:
+        """What each token weighs in the mean over its text, alike for all that are seen; (b, 1, t), None: all alike."""
         mask = self.shown_first
-        if mask is None:
-            return x.new_full((len(x), 1, x.shape[1]), 1 / x.shape[1])
-        return mask.float().softmax(-1).to(x.dtype)
+        return None if mask is None else mask.float().softmax(-1)
 
     def found(self, query: Tensor, x: Tensor) -> Tensor:
         """The mean over each text's tokens, weighed by softmax(query x^T); query (n, heads, d), x (b, t, d)."""
@@ -131,11 +130,11 @@ class Passage(Texts):
                 "gossamer does not know how those follow; name them in gossamer.runtime.passage.CARRIED"
             )
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over each text's tokens; x (b, t, d) -> (b, d)."""
+    def weights(self) -> Tensor | None:
+        """The same for every exit, until tokens or rows leave."""
         if self._seen is None:
-            self._seen = self.weights(x)
-        return (self._seen @ x)[:, 0]
+            self._seen = super().weights()
+        return self._seen
 
     def _carry(self, change: Callable[[Tensor, int, tuple[int, ...]], Tensor]) -> None:
         self._seen = None
