@@ -78,6 +78,7 @@ TEACHER_EPOCHS = {"bbc": 2.0, "trec": 2.0}  # 1.25 otherwise
 SPEEDUPS = (1.2, 1.5, 2.0)
 COUNTED = 150  # test texts whose multiply-accumulates are counted one by one
 KNOB = (0.0, 0.25, 0.5, 0.75, 1.0, 1.33, 1.67, 2.0)  # 1: as trained, 0: all tokens stay
+FINER = (0.9, 0.95, 0.975, 1.025, 1.05, 1.1)  # of odds, for policies that give all tokens nearly the same
 
 
 def source(told: str, folder: Path) -> tuple[str, Data]:
@@ -257,7 +258,8 @@ def by_token(job: Job, test: list[dict[str, Any]]) -> dict[str, Any]:
             return {"knob": by, "quality": quality, "macs": total(job.model, some) / whole}
 
     found: dict[str, Any] = {"kind": "token", "criterion": type(walk).__name__}
-    found["curve"] = unique([told(by) for by in KNOB])
+    finer = FINER if isinstance(walk, Policy) else ()
+    found["curve"] = unique([told(by) for by in sorted({*KNOB, *finer})])
     found["default"] = told(1.0)
     return found
 

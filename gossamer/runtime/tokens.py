@@ -1,5 +1,6 @@
 """Token skipping: what a token is worth, which tokens stay, and how that is learned."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ class Policy(Walk):
     places: before which layers, from 0 on.  hidden: its width; deep: with two norms, as in Transkimmer.  A token goes
     on if its probability is at least a half; the first one always does.  While it is learned, `mode` says how: "" as in
     use, "sample": by chance, the choices being kept in `acts`; "soft": by chance too, in a way that has a gradient
-    (straight-through Gumbel-softmax); "all": everybody goes on.
+    (straight-through Gumbel-softmax); "all": everybody goes on.  watch: told of each place and the logits (n, 2) of the
+    tokens that are asked there.
     """
 
     dynamic = True
@@ -91,6 +93,7 @@ class Policy(Walk):
         self.acts: list[tuple[int, Tensor, Tensor, Tensor]] = []  # place, states, who was there, who goes on
         self.counts: list[tuple[Tensor, Tensor]] = []  # of the tokens that go on, and of all: (b,) each
         self.worth: Tensor | None = None  # (b, t): if given, as many tokens go on, but those of most worth
+        self.watch: Callable[[int, Tensor], None] | None = None
 
     def readers(self) -> list[Any]:
         """The linear layers that read hidden states."""
@@ -147,6 +150,8 @@ class Policy(Walk):
             return
         x = passage.x.detach() if self.training else passage.x
         z = self.scores(at, x)
+        if self.watch is not None:
+            self.watch(at, z[passage.living & ~first])
         keep = z[..., 1] >= z[..., 0]
         if self.training and self.mode == "sample":
             keep = torch.bernoulli(z.softmax(-1)[..., 1].float()).bool()

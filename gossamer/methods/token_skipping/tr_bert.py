@@ -6,6 +6,11 @@ several choices of the same text (section 3.2).  First it alone, half of the tim
 which matter most to the deeper layers (imitation); then it and the model, which is taught by the whole one.  The tokens
 of that one choice are those of the first selection, for the second too; the policy learns faster than in the paper
 (1e-3 for 3e-5), which takes three epochs for each part.
+
+In use there is no chance: a token goes on if its probability is at least a half.  A policy that learned for long says
+nearly 0 or 1, and that is as many tokens as it was learned with.  Else it is not: where a quarter of the tokens went on
+by chance, none may reach a half.  So we shift the policy's bias at the end, until by the rule as many go on as by
+chance (`calibrate`); the paper does not, and TRBERT(calibrate=0) does not either.
 """
 
 from collections.abc import Iterator
@@ -29,7 +34,11 @@ from gossamer.walking import depth, walk
 
 @dataclass(frozen=True)
 class TRBERT:
-    """Token reduction by policy gradient.  alpha: price of a token kept; choices: K, of each text."""
+    """Token reduction by policy gradient.
+
+    alpha: price of a token kept; choices: K, of each text.  calibrate: training texts by which the rule of use is made
+    to keep as many tokens as chance does, 0: the rule is the paper's.
+    """
 
     rows: ClassVar[tuple[str, ...]] = ("tr_bert",)
     kind: ClassVar[str] = "walk"
@@ -41,6 +50,7 @@ class TRBERT:
     joint_epochs: Annotated[float, Between(0.1, 100)] = 2.0
     policy_lr: Annotated[float, Between(1e-6, 1.0)] = 1e-3
     lr: Annotated[float, Between(1e-6, 1e-3)] = 3e-5
+    calibrate: Annotated[int, Between(0, 100_000)] = 64
 
     def __call__(self, job: Job) -> Iterator[Train]:
         """The policy, then both."""
@@ -55,6 +65,43 @@ class TRBERT:
         both = Logits() + Reinforce(job, policy, self.alpha, self.choices, 0.0)
         yield Train(both, epochs=self.joint_epochs, lr=self.lr, extra_lr=self.policy_lr, name="joint")
         policy.rest()
+        if self.calibrate and not job.dry:
+            calibrate(job, policy, self.calibrate)
+
+
+@torch.no_grad()
+def calibrate(job: Job, policy: Policy, texts: int) -> None:
+    """Have as many tokens go on by the rule as are expected to by chance, place after place.
+
+    Of the tokens that are asked at a place, the share with a probability of a half becomes the mean probability: the
+    bias of leaving is moved between those that are to go on and the rest, seen on so many training texts from all over.
+    """
+    examples = job.train[:: max(1, len(job.train) // texts)][:texts]
+    job.model.eval()
+    for place, net in enumerate(policy.nets):
+        odds = list[Tensor]()
+
+        def hear(at: int, z: Tensor, place: int = place, odds: list[Tensor] = odds) -> None:
+            if at == place:
+                odds.append((z[:, 1] - z[:, 0]).float())
+
+        policy.watch = hear
+        for batch in job.asked(examples):
+            job.model(**batch)
+        policy.watch = None
+        last: Any = net[-1]  # type: ignore[index]
+        last.bias[0] += boundary(torch.cat(odds))
+
+
+def boundary(odds: Tensor) -> Tensor:
+    """What as many odds are above as are expected to go on, midway to those below; (n,) -> ()."""
+    every = odds.sort(descending=True).values
+    going, nought = int(every.sigmoid().sum().round()), odds.new_zeros(())
+    if going == 0:  # all below, and where they are that already, it is 0
+        return every.amax().clamp_min(0) if len(every) else nought
+    if going == len(every):
+        return every[-1].minimum(nought)
+    return (every[going - 1] + every[going]) / 2
 
 
 class Reinforce(Loss):
