@@ -86,11 +86,12 @@ def calibrate(job: Job, policy: Policy, texts: int) -> None:
                 odds.append((z[:, 1] - z[:, 0]).float())
 
         policy.watch = hear
-        for batch in job.asked(examples):
-            job.model(**batch)
+        with in_full(job.model):  # exits let nobody go meanwhile
+            for batch in job.asked(examples):
+                job.model(**batch)
         policy.watch = None
         last: Any = net[-1]  # type: ignore[index]
-        last.bias[0] += boundary(torch.cat(odds))
+        last.bias[0] += boundary(torch.cat(odds)) if odds else 0.0
 
 
 def boundary(odds: Tensor) -> Tensor:

@@ -306,7 +306,7 @@ def test_by_the_rule_as_many_go_on_as_by_chance(tmp_path: Path) -> None:
     walk(job.model, policy)
     for net in policy.nets:
         for weight in (one for one in net.parameters() if one.ndim == 2):
-            torch.nn.init.normal_(weight, std=0.3)
+            torch.nn.init.normal_(weight, std=0.1)
         net[-1].bias.data = torch.tensor([2.0, 0.0])  # type: ignore[index]
     policy.rest()
     tr_bert.calibrate(job, policy, 16)
