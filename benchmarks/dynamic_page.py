@@ -41,8 +41,8 @@ FIXED = ("PoWERBERT", "LAT")
 OLDER = (  # until they have been run anew
     "**Of an earlier version** are Rotten Tomatoes' times on torch: single texts had oneDNN's products too then, and "
     "it kept what it had prepared for 128 shapes only, which made CoFi and the methods that let tokens go slower than "
-    "they are ([why](../engines.md#float32-in-torch)). So is TRBERT on BBC News and Rotten Tomatoes: its rule was not yet "
-    "made to keep as many tokens as it was learned with, and kept next to none.",
+    "they are ([why](../engines.md#float32-in-torch)). So is TRBERT on BBC News and Rotten Tomatoes: its rule was not "
+    "yet made to keep as many tokens as it was learned with, and kept next to none.",
 )
 STYLES = {"exit": "-", "token": "--"}  # by a note's kind
 COLOURS = (
