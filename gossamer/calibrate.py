@@ -1,4 +1,4 @@
-"""Statistics of what layers really see."""
+"""Statistics of what layers really see, and what is set by them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.runtime.tokens import Policy
 from gossamer.runtime.walks import in_full
 
 Batches = Iterable[Mapping[str, Tensor]]
@@ -91,3 +92,45 @@ def _listen(
         for batch in batches:
             mask = batch["attention_mask"].bool()
             model(**{k: v for k, v in batch.items() if k != "labels"})
+
+
+@torch.no_grad()
+def even(model: nn.Module, policy: Policy, batches: Callable[[], Batches]) -> None:
+    """Have a policy that was learned by chance keep as many tokens by its rule, place after place.
+
+    Of the tokens that are asked at a place, the share with a probability of at least a half becomes the mean
+    probability: the bias of leaving is moved to where those end that are to go on.  Of two places the later one asks
+    those that go on from the earlier one by the rule.  The model is put into evaluation mode.
+    """
+    model.eval()
+    for place, net in enumerate(policy.nets):
+        last: Any = net[-1]  # type: ignore[index]
+        last.bias[0] += boundary(odds(model, policy, batches())[place])
+
+
+@torch.no_grad()
+def odds(model: nn.Module, policy: Policy, batches: Batches) -> list[Tensor]:
+    """Of each place the logits of going on, less those of leaving, of the tokens that are asked there; (n,) each."""
+    found = [[torch.empty(0, device=next(policy.parameters()).device)] for _ in policy.nets]
+    policy.watch = lambda place, z: found[place].append((z[:, 1] - z[:, 0]).float())
+    try:
+        with in_full(model):  # exits let nobody go meanwhile
+            for batch in batches:
+                model(**batch)
+    finally:
+        policy.watch = None
+    return [torch.cat(parts) for parts in found]
+
+
+def boundary(values: Tensor) -> Tensor:
+    """Above it are as many odds as are expected to go on, and it is midway to the rest; (n,) -> ().
+
+    Where all are to go on, or none, it is 0, or as far from it as it takes.
+    """
+    every = values.sort(descending=True).values
+    going, nought = int(every.sigmoid().sum().round()), values.new_zeros(())
+    if not len(every):
+        return nought
+    if going == len(every):
+        return every[-1].minimum(nought)
+    return (every[going - 1] + every[going]) / 2 if going else every[0].maximum(nought)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gossamer.anatomy import width
+from gossamer.calibrate import even
 from gossamer.fields import Between
 from gossamer.job import Job
 from gossamer.loss import Logits, Loss, Step
@@ -66,43 +67,8 @@ class TRBERT:
         yield Train(both, epochs=self.joint_epochs, lr=self.lr, extra_lr=self.policy_lr, name="joint")
         policy.rest()
         if self.calibrate and not job.dry:
-            calibrate(job, policy, self.calibrate)
-
-
-@torch.no_grad()
-def calibrate(job: Job, policy: Policy, texts: int) -> None:
-    """Have as many tokens go on by the rule as are expected to by chance, place after place.
-
-    Of the tokens that are asked at a place, the share with a probability of a half becomes the mean probability: the
-    bias of leaving is moved between those that are to go on and the rest, seen on so many training texts from all over.
-    """
-    examples = job.train[:: max(1, len(job.train) // texts)][:texts]
-    job.model.eval()
-    for place, net in enumerate(policy.nets):
-        odds = list[Tensor]()
-
-        def hear(at: int, z: Tensor, place: int = place, odds: list[Tensor] = odds) -> None:
-            if at == place:
-                odds.append((z[:, 1] - z[:, 0]).float())
-
-        policy.watch = hear
-        with in_full(job.model):  # exits let nobody go meanwhile
-            for batch in job.asked(examples):
-                job.model(**batch)
-        policy.watch = None
-        last: Any = net[-1]  # type: ignore[index]
-        last.bias[0] += boundary(torch.cat(odds)) if odds else 0.0
-
-
-def boundary(odds: Tensor) -> Tensor:
-    """What as many odds are above as are expected to go on, midway to those below; (n,) -> ()."""
-    every = odds.sort(descending=True).values
-    going, nought = int(every.sigmoid().sum().round()), odds.new_zeros(())
-    if going == 0:  # all below, and where they are that already, it is 0
-        return every.amax().clamp_min(0) if len(every) else nought
-    if going == len(every):
-        return every[-1].minimum(nought)
-    return (every[going - 1] + every[going]) / 2
+            some = job.train[:: max(1, len(job.train) // self.calibrate)][: self.calibrate]
+            even(job.model, policy, lambda: job.asked(some))
 
 
 class Reinforce(Loss):

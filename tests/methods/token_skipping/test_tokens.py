@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gossamer import lengths, recipe
+from gossamer import calibrate, lengths, recipe
 from gossamer.loss import Task
 from gossamer.measure.layers import watching
 from gossamer.measure.macs import count
@@ -309,24 +309,18 @@ def test_by_the_rule_as_many_go_on_as_by_chance(tmp_path: Path) -> None:
             torch.nn.init.normal_(weight, std=0.1)
         net[-1].bias.data = torch.tensor([2.0, 0.0])  # type: ignore[index]
     policy.rest()
-    tr_bert.calibrate(job, policy, 16)
+    calibrate.even(job.model, policy, lambda: job.asked(job.train[:16]))
     moved = [float(net[-1].bias.detach()[0]) - 2 for net in policy.nets]  # type: ignore[index]
-    heard: dict[int, list[torch.Tensor]] = {0: [], 1: []}
-    policy.watch = lambda at, z: heard[at].append(z[:, 1] - z[:, 0])
-    with torch.no_grad():
-        for batch in job.asked(job.train[:: max(1, len(job.train) // 16)][:16]):
-            job.model(**batch)
-    for at, shift in enumerate(moved):
-        odds = torch.cat(heard[at])
-        wanted = (odds + shift).sigmoid().sum()
-        assert abs(float((odds >= 0).sum() - wanted)) <= 1, "as before the shift, by chance"
-        assert 0 < wanted < len(odds)
+    for now, shift in zip(calibrate.odds(job.model, policy, job.asked(job.train[:16])), moved, strict=True):
+        wanted = float((now + shift).sigmoid().sum())
+        assert abs(float((now >= 0).sum()) - wanted) <= 1, "as before the shift, by chance"
+        assert 0 < wanted < len(now)
     assert abs(moved[0]) > 0.5, "a half would not have done"
 
     sure = torch.tensor([30.0, 25.0, -30.0, -25.0, 20.0, -28.0])
-    assert ((sure > tr_bert.boundary(sure)) == (sure > 0)).all()
+    assert ((sure > calibrate.boundary(sure)) == (sure > 0)).all()
     for all_ in (sure.abs(), -sure.abs(), sure[:0]):
-        assert float(tr_bert.boundary(all_)) == 0, "all of them or none"
+        assert float(calibrate.boundary(all_)) == 0, "all of them or none"
 
 
 def test_what_a_token_matters_is_asked_of_the_whole_model(tmp_path: Path) -> None:
